@@ -1,0 +1,101 @@
+package instance
+
+import (
+	"time"
+
+	"github.com/compute-agent/compute-agent/pkg/fault"
+)
+
+// Migration is one move of one instance, as its source conducts it and as the
+// view COMPUTE_MIGRATIONS shows it.
+type Migration struct {
+	UUID       string          `json:"uuid"`
+	Generation uint64          `json:"generation"` // the generation that the destination will own
+	Instance   string          `json:"instance"`
+	Source     string          `json:"source"`
+	Dest       string          `json:"dest"`
+	RequestID  string          `json:"request_id,omitempty"`
+	Status     MigrationStatus `json:"status"`
+	Phase      string          `json:"phase"`
+	Mode       MigrationMode   `json:"mode,omitempty"`
+	Policy     string          `json:"policy,omitempty"`
+	Progress   Progress        `json:"progress,omitzero"`
+	Result     *Result         `json:"result,omitempty"` // set at the end
+	Fault      *fault.Error    `json:"fault,omitempty"`
+	StartedAt  time.Time       `json:"started_at"`
+	UpdatedAt  time.Time       `json:"updated_at"`
+	EndedAt    time.Time       `json:"ended_at,omitzero"`
+}
+
+// MigrationStatus is the coarse state that people and nova's tools know.
+type MigrationStatus string
+
+/*
+The states of a migration. Everything before post-migrating can still end in
+failed or cancelled; error means that the outcome is unknown and people decide.
+
+	accepted ─▶ queued ─▶ preparing ─▶ running ─▶ post-migrating ─▶ completed
+	    │          │           │          │
+	    └──────────┴───────────┴──────────┴─▶ failed | cancelled | error
+*/
+const (
+	MigrationAccepted  MigrationStatus = "accepted"
+	MigrationQueued    MigrationStatus = "queued"
+	MigrationPreparing MigrationStatus = "preparing"
+	MigrationRunning   MigrationStatus = "running"
+	MigrationPost      MigrationStatus = "post-migrating"
+	MigrationCompleted MigrationStatus = "completed"
+	MigrationFailed    MigrationStatus = "failed"
+	MigrationCancelled MigrationStatus = "cancelled"
+	MigrationError     MigrationStatus = "error"
+)
+
+// Ended reports whether the migration will not change by itself any more.
+func (s MigrationStatus) Ended() bool {
+	switch s {
+	case MigrationCompleted, MigrationFailed, MigrationCancelled, MigrationError:
+		return true
+	case MigrationAccepted, MigrationQueued, MigrationPreparing, MigrationRunning, MigrationPost:
+		return false
+	}
+	return false
+}
+
+// MigrationMode says how memory moves at the moment.
+type MigrationMode string
+
+// The modes.
+const (
+	ModePreCopy  MigrationMode = "pre-copy"
+	ModePostCopy MigrationMode = "post-copy"
+	ModePaused   MigrationMode = "paused"
+)
+
+// Amount counts bytes of one kind.
+type Amount struct {
+	Total     uint64 `json:"total"`
+	Processed uint64 `json:"processed"`
+	Remaining uint64 `json:"remaining"`
+}
+
+// Progress is a snapshot of a running migration. Bytes, bytes/s, milliseconds.
+type Progress struct {
+	Memory              Amount `json:"memory"`
+	Disk                Amount `json:"disk,omitzero"`
+	Bandwidth           uint64 `json:"bandwidth,omitempty"`  // bytes/s on the wire
+	DirtyRate           uint64 `json:"dirty_rate,omitempty"` // bytes/s
+	Iteration           uint64 `json:"iteration,omitempty"`
+	PermittedDowntimeMS int64  `json:"permitted_downtime_ms,omitempty"`
+	ImpliedDowntimeMS   int64  `json:"implied_downtime_ms,omitempty"`
+	Percent             int    `json:"percent"` // monotone, at most 99 until done
+	ElapsedMS           int64  `json:"elapsed_ms"`
+}
+
+// Result is what is known after the end. Unknown figures are zero.
+type Result struct {
+	DowntimeMS int64  `json:"downtime_ms"` // measured by the hypervisor
+	TotalMS    int64  `json:"total_ms"`
+	Bytes      uint64 `json:"bytes"`
+	Iterations uint64 `json:"iterations"`
+	Reason     string `json:"reason,omitempty"` // why it ended as it did, one sentence
+}
