@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // Host is one hypervisor host of a lab.
@@ -20,8 +19,9 @@ type Host struct {
 
 	number  int
 	netns   string
-	anchor  *daemon // keeps the host's mount and UTS namespaces alive
-	libvirt *daemon // nil while stopped
+	anchor  *daemon   // keeps the host's mount and UTS namespaces alive
+	keepers []*daemon // one for each start of libvirtd; adopts its guests
+	libvirt int       // process id of libvirtd, 0 while stopped
 }
 
 // newHost returns host n, not yet started.
@@ -95,63 +95,4 @@ func (h *Host) Isolate(ctx context.Context, cut bool) error {
 		state = "down"
 	}
 	return ip(ctx, switches, fmt.Sprintf("link set %s-mgmt %s\n", h.Name, state))
-}
-
-// StopLibvirt ends the host's libvirtd, by SIGTERM or, with kill, by SIGKILL. Its guests run on, as on a real host.
-func (h *Host) StopLibvirt(kill bool) {
-	if h.libvirt == nil {
-		return
-	}
-	if kill {
-		h.libvirt.kill()
-	} else {
-		h.libvirt.stop()
-	}
-	h.libvirt = nil
-}
-
-// StartLibvirt starts the host's libvirtd again and waits, at most limit, until it answers.
-func (h *Host) StartLibvirt(ctx context.Context, limit time.Duration) error {
-	if h.libvirt == nil {
-		if err := h.launchLibvirt(ctx); err != nil {
-			return err
-		}
-	}
-	return h.waitLibvirt(ctx, limit)
-}
-
-// launchLibvirt starts libvirtd and does not wait for it.
-func (h *Host) launchLibvirt(ctx context.Context) error {
-	program, err := lookPath("libvirtd")
-	if err != nil {
-		return fmt.Errorf("no libvirtd: %w", err)
-	}
-	args := h.Command(ctx, program, "--listen").Args
-	h.libvirt, err = startDaemon(ctx, h.libvirtLog(), args[0], args[1:]...)
-	return err
-}
-
-// waitLibvirt waits until libvirtd answers a question.
-func (h *Host) waitLibvirt(ctx context.Context, limit time.Duration) error {
-	err := poll(ctx, limit, 20*time.Millisecond, func(ctx context.Context) error {
-		if _, err := os.Stat(h.Socket()); err != nil {
-			return err
-		}
-		_, err := h.Virsh(ctx, "uri")
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("libvirtd does not answer; its log ends with:\n%s\n%w", tail(h.libvirtLog()), err)
-	}
-	return nil
-}
-
-func (h *Host) libvirtLog() string { return h.Outside("/var/log/libvirt/libvirtd.log") }
-
-// shutDown ends the daemons that this process started in the host; the sweep takes the rest.
-func (h *Host) shutDown() {
-	h.StopLibvirt(true)
-	if h.anchor != nil {
-		h.anchor.kill()
-	}
 }

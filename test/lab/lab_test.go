@@ -168,7 +168,9 @@ func TestHostKeepsGuestsWithoutItsLibvirt(t *testing.T) {
 	guest := lab.Domain{Name: "stayer", Tap: tap, Address: l.GuestAddress(11), Options: []string{"ca.deaf=1", "ca.dirty=4"}}
 	startGuest(t, l, h1, guest)
 
-	h1.StopLibvirt(true)
+	if err := h1.StopLibvirt(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := h1.Virsh(t.Context(), "list"); err == nil {
 		t.Error("virsh works although libvirtd was killed")
 	}
@@ -237,9 +239,6 @@ func TestCommandIsTheProgram(t *testing.T) {
 	}
 	cancel()
 	_ = cmd.Wait()
-	if _, err := os.Stat("/proc/" + "self"); err != nil {
-		t.Fatal(err)
-	}
 	if err := cmd.Process.Signal(os.Interrupt); err == nil {
 		t.Error("the program outlived its context")
 	}

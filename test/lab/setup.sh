@@ -15,8 +15,8 @@ packages="libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-
 busybox-static iproute2 util-linux cpio gzip xz-utils nats-server"
 # Ubuntu packs its kernel modules with zstd.
 if grep -qs '^ID=ubuntu' /etc/os-release; then packages="$packages zstd"; fi
-services="libvirtd.service libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirt-guests.service
-virtlogd.service virtlogd.socket virtlogd-admin.socket virtlockd.service virtlockd.socket virtlockd-admin.socket nats-server.service"
+libvirt_units="libvirtd.service libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirt-guests.service
+virtlogd.service virtlogd.socket virtlogd-admin.socket virtlockd.service virtlockd.socket virtlockd-admin.socket"
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 
 cannot() {
@@ -65,18 +65,19 @@ install_packages() {
     disable_services "$want"
 }
 
-# disable_services keeps what this script installed from starting at the next boot; what was there before stays as it was.
+# disable_services keeps what this script installed ($1) from starting at the next boot; what was there before stays as it
+# was. systemctl disable edits links only: it needs no running systemd and stops nothing.
 disable_services() {
-    for unit in $services; do
-        case "$unit" in
-        nats-server.*) owner=nats-server ;;
-        *) owner=libvirt-daemon-system ;;
-        esac
-        case " $1 " in *" $owner "*) ;; *) continue ;; esac
-        name=${unit%.*}
-        if command -v deb-systemd-helper >/dev/null; then deb-systemd-helper disable "$unit" >/dev/null 2>&1 || true; fi
-        if [ -d /run/systemd/system ]; then systemctl disable "$unit" >/dev/null 2>&1 || true; fi
-        case "$unit" in *.service) [ ! -e "/etc/init.d/$name" ] || update-rc.d "$name" disable >/dev/null 2>&1 || true ;; esac
+    # shellcheck disable=SC2086 # a list of words
+    case " $1 " in *" libvirt-daemon-system "*) disable $libvirt_units ;; esac
+    case " $1 " in *" nats-server "*) disable nats-server.service ;; esac
+}
+
+disable() {
+    for unit in "$@"; do
+        if command -v systemctl >/dev/null; then systemctl disable "$unit" >/dev/null 2>&1 || true; fi
+        name=${unit%.service}
+        if [ -e "/etc/init.d/$name" ]; then update-rc.d "$name" disable >/dev/null 2>&1 || true; fi
     done
 }
 
@@ -137,7 +138,7 @@ if [ -f "$stamp" ] && [ -f "$cache/vmlinuz" ] && [ -f "$cache/initrd" ] && [ "$(
     [ -z "$(missing)" ]; then
     exit 0
 fi
-[ "$(id -u)" -eq 0 ] || cannot "it needs root to install: $(missing)and to make the guest's kernel and initramfs"
+[ "$(id -u)" -eq 0 ] || cannot "it needs root (packages not installed yet: $(missing)and the guest's kernel)"
 
 mkdir -p "$cache"
 tmp=$(mktemp -d)
