@@ -2,10 +2,13 @@ package lab_test
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,9 +17,9 @@ import (
 
 const tap = "tapca000001"
 
-// startLab returns a lab that is closed, and proven gone, at the end of the test. COMPUTE_AGENT_LAB decides: unset or 0
-// skips, 1 skips where the lab can't run, required fails there.
-func startLab(t *testing.T) *lab.Lab {
+// wantLab skips or fails the test where no lab can be had. COMPUTE_AGENT_LAB decides: unset or 0 skips, 1 skips where the
+// lab can't run, required fails there.
+func wantLab(t *testing.T) {
 	t.Helper()
 	wish := os.Getenv("COMPUTE_AGENT_LAB")
 	if wish != "1" && wish != "required" {
@@ -28,6 +31,12 @@ func startLab(t *testing.T) *lab.Lab {
 		}
 		t.Skipf("LAB SKIPPED: %v", err)
 	}
+}
+
+// startLab returns a lab of two hosts that is closed at the end of the test.
+func startLab(t *testing.T) *lab.Lab {
+	t.Helper()
+	wantLab(t)
 	began := time.Now()
 	l, err := lab.Start(t.Context(), lab.Config{LockWait: 5 * time.Minute})
 	if err != nil {
@@ -108,24 +117,26 @@ func whilePinged(t *testing.T, address netip.Addr, work func()) lab.PingReport {
 	return r.report
 }
 
-// waitState waits until virsh domstate says what is wanted.
-func waitState(t *testing.T, h *lab.Host, domain, want string, limit time.Duration) {
+// waitFor waits until something is so.
+func waitFor(t *testing.T, limit time.Duration, what string, so func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
-	tick := time.NewTicker(50 * time.Millisecond)
+	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for {
-		state := virsh(t, h, "domstate", domain)
-		if state == want {
-			return
-		}
+	for !so() {
 		select {
 		case <-deadline.C:
-			t.Fatalf("%s is %q after %s, want %q", domain, state, limit, want)
+			t.Fatalf("not so after %s: %s", limit, what)
 		case <-tick.C:
 		}
 	}
+}
+
+// waitState waits until virsh domstate says what is wanted.
+func waitState(t *testing.T, h *lab.Host, domain, want string, limit time.Duration) {
+	t.Helper()
+	waitFor(t, limit, domain+" is "+want, func() bool { return virsh(t, h, "domstate", domain) == want })
 }
 
 func TestGuestMovesBetweenHosts(t *testing.T) {
@@ -258,6 +269,84 @@ func TestCloseLeavesNothing(t *testing.T) {
 	}
 	left, err := lab.Remains(t.Context())
 	if err != nil || len(left) > 0 {
+		t.Errorf("after Close the machine still has %v (%v)", left, err)
+	}
+}
+
+func TestDirtyGuestIsAborted(t *testing.T) {
+	l := startLab(t)
+	h1, h2 := l.Host(1), l.Host(2)
+	guest := lab.Domain{Name: "writer", Tap: tap, Address: l.GuestAddress(13), Options: []string{"ca.dirty=16"}}
+	startGuest(t, l, h1, guest)
+
+	// 16 MiB are written each second and 4 moved: this never converges.
+	move := h1.Command(t.Context(), "virsh", "-q", "-c", "qemu:///system", "migrate", "--live", "--p2p",
+		"--bandwidth", "4", guest.Name, h2.URI())
+	var complaint strings.Builder
+	move.Stderr = &complaint
+	if err := move.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, 30*time.Second, "the job moves memory", func() bool {
+		return strings.Contains(virsh(t, h1, "domjobinfo", guest.Name), "Memory processed")
+	})
+	virsh(t, h1, "domjobabort", guest.Name)
+	if err := move.Wait(); err == nil || !strings.Contains(complaint.String(), "cancel") {
+		t.Errorf("virsh migrate ended with %v and %q, want it cancelled", err, complaint.String())
+	}
+	if err := lab.WaitPing(t.Context(), guest.Address.Addr(), 5*time.Second); err != nil {
+		t.Error(err)
+	}
+	if got := virsh(t, h1, "domstate", guest.Name); got != "running" {
+		t.Errorf("on h1 the guest is %q, want running", got)
+	}
+	if got := virsh(t, h2, "list", "--all", "--name"); got != "" {
+		t.Errorf("h2 has %q, want nothing", got)
+	}
+}
+
+// crashEnv makes the test binary play the process that dies with a lab running.
+const crashEnv = "COMPUTE_AGENT_LAB_CRASH"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(crashEnv) != "" {
+		crash()
+	}
+	os.Exit(m.Run())
+}
+
+// crash starts a lab with NATS in it and dies as by SIGKILL.
+func crash() {
+	ctx := context.Background()
+	l, err := lab.Start(ctx, lab.Config{LockWait: 5 * time.Minute})
+	if err == nil {
+		_, err = l.NATS(ctx, "")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+}
+
+func TestStartSweepsWhatACrashLeft(t *testing.T) {
+	wantLab(t)
+	crashed := exec.CommandContext(t.Context(), os.Args[0])
+	crashed.Env = append(os.Environ(), crashEnv+"=1")
+	var complaint strings.Builder
+	crashed.Stderr = &complaint
+	if err := crashed.Run(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Fatalf("the crashing process ended with %v: %s", err, complaint.String())
+	}
+	left, err := lab.Remains(t.Context())
+	if err != nil || len(left) < 5 {
+		t.Fatalf("after a crash the machine has %v (%v), want a whole lab", left, err)
+	}
+	l := startLab(t)
+	if err := l.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if left, err = lab.Remains(t.Context()); err != nil || len(left) > 0 {
 		t.Errorf("after Close the machine still has %v (%v)", left, err)
 	}
 }
