@@ -31,7 +31,7 @@ func MAC(address netip.Addr) string {
 // ConsolePath is where, inside the host it runs on, the serial console of a domain is written.
 func (d Domain) ConsolePath() string { return "/var/log/libvirt/console-" + d.Name + ".log" }
 
-// XML returns the domain for virsh define: plain emulation (TCG), the q35 machine of QEMU 7.2 and a CPU model that every
+// XML returns the domain for virsh define: plain emulation (TCG), the newest q35 machine (libvirt writes down which) and a CPU model that every
 // host can emulate, so that it migrates anywhere.
 func (d Domain) XML(guest Guest) string {
 	if d.MemoryMiB == 0 {
@@ -46,7 +46,7 @@ const domainXML = `<domain type='qemu'>
   <memory unit='MiB'>%d</memory>
   <vcpu>1</vcpu>
   <os>
-    <type arch='x86_64' machine='pc-q35-7.2'>hvm</type>
+    <type arch='x86_64' machine='q35'>hvm</type>
     <kernel>%s</kernel>
     <initrd>%s</initrd>
     <cmdline>%s</cmdline>

@@ -99,7 +99,7 @@ func poll(ctx context.Context, limit, step time.Duration, try func(context.Conte
 // tail returns the last bytes of a file, for an error message.
 func tail(file string) string {
 	const most = 2000
-	data, err := os.ReadFile(file) //nolint:gosec // a log of this lab
+	data, err := os.ReadFile(file)
 	if err != nil {
 		return err.Error()
 	}

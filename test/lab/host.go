@@ -29,7 +29,7 @@ func newHost(n int) *Host {
 	name := fmt.Sprintf("h%d", n)
 	return &Host{
 		Name:    name,
-		Address: netip.AddrFrom4([4]byte{10, 77, 0, byte(10 + n)}), //nolint:gosec // n <= maxHosts
+		Address: netip.AddrFrom4([4]byte{10, 77, 0, byte(10 + n)}),
 		Bridge:  bridge,
 		number:  n,
 		netns:   prefix + name,
@@ -51,7 +51,7 @@ func (h *Host) Outside(path string) string { return filepath.Join(stateDir, h.Na
 // absolute or in PATH; the program starts in the root folder whatever Dir says.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	enter := []string{"--target", strconv.Itoa(h.anchor.pid()), "--net", "--mount", "--uts", "--", name}
-	cmd := exec.CommandContext(ctx, "nsenter", append(enter, args...)...) //nolint:gosec // running programs is its purpose
+	cmd := exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
 	cmd.WaitDelay = stopPatience
 	return cmd
 }

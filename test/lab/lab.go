@@ -70,6 +70,9 @@ func (l *Lab) bringUp(ctx context.Context, config Config) error {
 	if err := sweep(ctx); err != nil {
 		return err
 	}
+	if err := checkAddresses(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(stateDir, 0o700); err != nil {
 		return fmt.Errorf("cannot make the lab's folder: %w", err)
 	}

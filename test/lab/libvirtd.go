@@ -76,7 +76,7 @@ func (h *Host) launchLibvirt(ctx context.Context) error {
 	}
 	h.keepers = append(h.keepers, started)
 	err = poll(ctx, libvirtPatience, 2*time.Millisecond, func(context.Context) error {
-		data, err := os.ReadFile(pidFile) //nolint:gosec // a file of this lab
+		data, err := os.ReadFile(pidFile)
 		if err != nil {
 			return err
 		}

@@ -3,9 +3,14 @@ package lab
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/netip"
 	"os/exec"
 	"strings"
 )
+
+// labPrefix holds both networks of the lab.
+var labPrefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 77, 0, 0}), 23)
 
 const (
 	prefix   = "ca-lab-"        // starts the name of every namespace of the lab and of every link it has in the root namespace
@@ -80,6 +85,21 @@ func buildSwitches(ctx context.Context, hosts []*Host) error {
 func hostScript(h *Host) string {
 	return fmt.Sprintf("link set lo up\naddress add %s/24 dev %s\nlink set %s up\n", h.Address, mgmtLink, mgmtLink) +
 		fmt.Sprintf("link add %s type bridge %s\nlink set %s up\nlink set %s master %s up\n", bridge, bridgeUp, bridge, dataLink, bridge)
+}
+
+// checkAddresses returns an error when the machine itself uses addresses of the lab.
+func checkAddresses() error {
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return fmt.Errorf("cannot list this machine's addresses: %w", err)
+	}
+	for _, address := range addresses {
+		used, err := netip.ParsePrefix(address.String())
+		if err == nil && used.Overlaps(labPrefix) {
+			return fmt.Errorf("this machine has the address %s, and the lab needs all of %s", used, labPrefix)
+		}
+	}
+	return nil
 }
 
 // netnsFile is where ip(8) keeps a named network namespace.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -82,7 +83,7 @@ func (r PingReport) LongestGap(from, to time.Time) Gap {
 		to = r.Ended
 	}
 	longest, last := Gap{From: from, To: from}, from
-	for _, reply := range append(r.Replies[:len(r.Replies):len(r.Replies)], to) {
+	for _, reply := range append(slices.Clip(r.Replies), to) {
 		if reply.Before(from) || reply.After(to) {
 			continue
 		}
@@ -124,7 +125,7 @@ func (p *Pinger) open() error {
 	if err != nil {
 		return fmt.Errorf("cannot ping: %w", err)
 	}
-	p.conn, p.id = conn, uint16(os.Getpid())^uint16(time.Now().UnixNano()) //nolint:gosec // any 16 bits do
+	p.conn, p.id = conn, uint16(os.Getpid())^uint16(time.Now().UnixNano())
 	return nil
 }
 
@@ -133,7 +134,7 @@ func (p *Pinger) send(seq int) error {
 	message := make([]byte, echoBytes)
 	message[0] = echoRequest
 	binary.BigEndian.PutUint16(message[4:], p.id)
-	binary.BigEndian.PutUint16(message[6:], uint16(seq)) //nolint:gosec // wraps by design
+	binary.BigEndian.PutUint16(message[6:], uint16(seq))
 	binary.BigEndian.PutUint16(message[2:], checksum(message))
 	_, err := p.conn.WriteToIP(message, &net.IPAddr{IP: p.Target.AsSlice()})
 	silent := errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.ENOBUFS)
@@ -179,5 +180,5 @@ func checksum(message []byte) uint16 {
 	for sum > 0xffff {
 		sum = sum>>16 + sum&0xffff
 	}
-	return ^uint16(sum) //nolint:gosec // folded above
+	return ^uint16(sum)
 }

@@ -104,7 +104,7 @@ func rootLinks(ctx context.Context) ([]string, error) {
 
 // names returns the first word of each line that ip prints, as trim leaves it, where it is the lab's.
 func names(ctx context.Context, trim func(string) string, args ...string) ([]string, error) {
-	out, err := run(exec.CommandContext(ctx, "ip", args...), "") //nolint:gosec // constant arguments
+	out, err := run(exec.CommandContext(ctx, "ip", args...), "")
 	if err != nil {
 		return nil, err
 	}
@@ -121,12 +121,12 @@ func names(ctx context.Context, trim func(string) string, args ...string) ([]str
 
 // processes lists the process ids in a network namespace.
 func processes(ctx context.Context, netns string) ([]int, error) {
-	out, err := run(exec.CommandContext(ctx, "ip", "netns", "pids", netns), "") //nolint:gosec // a name of this lab
+	out, err := run(exec.CommandContext(ctx, "ip", "netns", "pids", netns), "")
 	if err != nil {
 		return nil, err
 	}
 	var pids []int
-	for _, word := range strings.Fields(out) {
+	for word := range strings.FieldsSeq(out) {
 		pid, err := strconv.Atoi(word)
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the process ids of %s: %w", netns, err)
