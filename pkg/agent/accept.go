@@ -100,11 +100,10 @@ func (a *Agent) lawful(e endpoint, t Task, args any) error {
 	}
 	switch v := args.(type) {
 	case *api.BuildArgs:
-		return a.lawfulBuild(inst, known)
+		return a.lawfulBuild(t.Instance, inst, known)
 	case *api.MigrateArgs:
 		if v.Dest == a.cfg.Host {
-			return fault.Newf(fault.InvalidArgument, t.Method, v.Dest, "the instance is on %s already", v.Dest).
-				WithHint("name another host: compute-agent host list")
+			return alreadyHere(t.Method, v.Dest)
 		}
 		if inst.VMState != instance.VMActive && inst.VMState != instance.VMPaused {
 			return fault.Newf(fault.Conflict, t.Method, t.Instance, "the instance is %s; only an active or paused one can be migrated live", inst.VMState).
@@ -114,7 +113,11 @@ func (a *Agent) lawful(e endpoint, t Task, args any) error {
 	return nil
 }
 
-func (a *Agent) lawfulBuild(inst instance.Instance, known bool) error {
+func (a *Agent) lawfulBuild(id string, inst instance.Instance, known bool) error {
+	if r, claimed := a.claimOf(id); claimed {
+		return fault.Newf(fault.Conflict, api.BuildAndRunInstance, id, "the instance is on its way here from %s (migration %s)", r.Migration.Source, r.Migration.UUID).
+			WithHint("use a new UUID for a new instance")
+	}
 	if set := a.ledger.switched(); set.Disabled {
 		return disabledFault(a.cfg.Host, set.Reason)
 	}

@@ -20,14 +20,13 @@ const (
 	OpRebootHard    // reboot_instance HARD
 	OpFreeze        // pause, unpause, suspend, resume
 	OpMigrate       // live_migration
-	OpReceive       // a peer's pre, post and rollback
 	OpSteer         // live_migration_abort, live_migration_force_complete
 	OpTell          // external_instance_event
 )
 
 // Ops lists all operations that can be asked.
 func Ops() []Op {
-	return []Op{OpBuild, OpTerminate, OpStart, OpStop, OpStopNow, OpRebootSoft, OpRebootHard, OpFreeze, OpMigrate, OpReceive, OpSteer, OpTell}
+	return []Op{OpBuild, OpTerminate, OpStart, OpStop, OpStopNow, OpRebootSoft, OpRebootHard, OpFreeze, OpMigrate, OpSteer, OpTell}
 }
 
 // String names an operation in errors.
@@ -35,7 +34,7 @@ func (o Op) String() string {
 	names := map[Op]string{
 		OpNone: "nothing", OpBuild: "a build", OpTerminate: "a termination", OpStart: "a start", OpStop: "a stop", OpStopNow: "a stop",
 		OpRebootSoft: "a soft reboot", OpRebootHard: "a hard reboot", OpFreeze: "a pause or suspend", OpMigrate: "a live migration",
-		OpReceive: "an incoming migration", OpSteer: "a migration's steering", OpTell: "an external event",
+		OpSteer: "a migration's steering", OpTell: "an external event",
 	}
 	return names[o]
 }
@@ -56,17 +55,16 @@ takes and refuses hold the cells of the admission matrix that are not "queue":
 the row is what holds the instance (running or waiting in its lane), the column
 what is asked. Steering and telling are carried out at admission in every row.
 
-	              build  terminate start stop now  soft hard freeze migrate receive
-	build          R      T         q     q   q    q    q    q      q       R
-	terminate      R      q         R     R   R    R    R    R      R       R
-	start          R      q         q     q   q    q    q    q      q       R
-	stop           R      T         q     q   T    q    T    q      q       R
-	stop now       R      q         q     q   q    q    q    q      q       R
-	reboot soft    R      T         q     T   T    q    T    q      q       R
-	reboot hard    R      q         q     q   q    q    q    q      q       R
-	freeze         R      q         q     q   q    q    q    q      q       R
-	migrate        R      T         R     R   R    R    R    R      R       R
-	receive        R      R         R     R   R    R    R    R      R       q
+	              build  terminate start stop now  soft hard freeze migrate
+	build          R      T         q     q   q    q    q    q      q
+	terminate      R      q         R     R   R    R    R    R      R
+	start          R      q         q     q   q    q    q    q      q
+	stop           R      T         q     q   T    q    T    q      q
+	stop now       R      q         q     q   q    q    q    q      q
+	reboot soft    R      T         q     T   T    q    T    q      q
+	reboot hard    R      q         q     q   q    q    q    q      q
+	freeze         R      q         q     q   q    q    q    q      q
+	migrate        R      T         R     R   R    R    R    R      R
 */
 var takes = map[Op][]Op{
 	OpBuild:      {OpTerminate},
@@ -78,7 +76,6 @@ var takes = map[Op][]Op{
 var refuses = map[Op][]Op{
 	OpTerminate: {OpStart, OpStop, OpStopNow, OpRebootSoft, OpRebootHard, OpFreeze, OpMigrate},
 	OpMigrate:   {OpStart, OpStop, OpStopNow, OpRebootSoft, OpRebootHard, OpFreeze, OpMigrate},
-	OpReceive:   {OpTerminate, OpStart, OpStop, OpStopNow, OpRebootSoft, OpRebootHard, OpFreeze, OpMigrate},
 }
 
 // Admit is the admission matrix: what becomes of asked while held holds the
@@ -90,11 +87,6 @@ func Admit(held, asked Op) Verdict {
 	case held == OpNone:
 		return Queue
 	case asked == OpBuild:
-		return Refuse
-	case asked == OpReceive:
-		if held == OpReceive {
-			return Queue
-		}
 		return Refuse
 	case has(takes[held], asked):
 		return TakeOver

@@ -10,22 +10,21 @@ import (
 
 // The matrix of admit.go, cell by cell: a row of letters in the order of cols.
 func TestAdmitMatrix(t *testing.T) {
-	cols := []Op{OpBuild, OpTerminate, OpStart, OpStop, OpStopNow, OpRebootSoft, OpRebootHard, OpFreeze, OpMigrate, OpReceive}
+	cols := []Op{OpBuild, OpTerminate, OpStart, OpStop, OpStopNow, OpRebootSoft, OpRebootHard, OpFreeze, OpMigrate}
 	rows := []struct {
 		held Op
 		want string
 	}{
-		{OpNone, "qqqqqqqqqq"},
-		{OpBuild, "RTqqqqqqqR"},
-		{OpTerminate, "RqRRRRRRRR"},
-		{OpStart, "RqqqqqqqqR"},
-		{OpStop, "RTqqTqTqqR"},
-		{OpStopNow, "RqqqqqqqqR"},
-		{OpRebootSoft, "RTqTTqTqqR"},
-		{OpRebootHard, "RqqqqqqqqR"},
-		{OpFreeze, "RqqqqqqqqR"},
-		{OpMigrate, "RTRRRRRRRR"},
-		{OpReceive, "RRRRRRRRRq"},
+		{OpNone, "qqqqqqqqq"},
+		{OpBuild, "RTqqqqqqq"},
+		{OpTerminate, "RqRRRRRRR"},
+		{OpStart, "Rqqqqqqqq"},
+		{OpStop, "RTqqTqTqq"},
+		{OpStopNow, "Rqqqqqqqq"},
+		{OpRebootSoft, "RTqTTqTqq"},
+		{OpRebootHard, "Rqqqqqqqq"},
+		{OpFreeze, "Rqqqqqqqq"},
+		{OpMigrate, "RTRRRRRRR"},
 	}
 	letters := map[Verdict]string{Queue: "q", TakeOver: "T", Refuse: "R", Run: "x"}
 	for _, row := range rows {

@@ -38,9 +38,9 @@ func endpoints() map[string]endpoint {
 		api.ExternalInstanceEvent:      {op: OpTell, newcomer: true, now: (*Agent).externalEvents},
 		api.SetHostEnabled:             {op: OpTell, newcomer: true, now: (*Agent).setEnabled},
 
-		api.PreLiveMigration:      {op: OpReceive, newcomer: true, verb: (*Agent).prepareIncoming},
-		api.PostLiveMigration:     {op: OpReceive, newcomer: true, verb: (*Agent).postIncoming},
-		api.RollbackLiveMigration: {op: OpReceive, newcomer: true, verb: (*Agent).rollbackIncoming},
+		api.PreLiveMigration:      {read: (*Agent).prepareIncoming},
+		api.PostLiveMigration:     {read: (*Agent).postIncoming},
+		api.RollbackLiveMigration: {read: (*Agent).rollbackIncoming},
 
 		api.CheckMigrateDestination: {read: (*Agent).checkIncoming},
 		api.CheckMigrateSource:      {read: (*Agent).checkOutgoing},
@@ -94,12 +94,6 @@ func subjectOf(args any) (instanceID, migrationID string) {
 		return v.Instance, v.Migration
 	case *api.MigrationRefArgs:
 		return v.Instance, v.Migration
-	case *api.PeerMigrateArgs:
-		return v.Instance.UUID, v.Migration
-	case *api.PeerRefArgs:
-		return v.Instance, v.Migration
-	case *api.ConsoleArgs:
-		return v.Instance, ""
 	default:
 		return "", ""
 	}
