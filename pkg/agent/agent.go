@@ -94,7 +94,7 @@ type Agent struct {
 	rebooter *reboot.Rebooter
 
 	base    context.Context //nolint:containedctx // the context of everything the agent runs; ended by Stop
-	end     context.CancelCauseFunc
+	cancel  context.CancelCauseFunc
 	started time.Time
 	close   []func() error // undone in reverse by Stop
 }

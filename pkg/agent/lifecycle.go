@@ -25,9 +25,9 @@ ctx carries the logger; its end does not stop the agent, Stop does.
 */
 func (a *Agent) Start(ctx context.Context) error {
 	a.started = time.Now().UTC()
-	a.base, a.end = context.WithCancelCause(context.WithoutCancel(ctx))
+	a.base, a.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	if err := a.open(ctx); err != nil {
-		a.end(migration.ErrStopping)
+		a.cancel(migration.ErrStopping)
 		return errors.Join(err, a.shut())
 	}
 	logkit.From(ctx).Info("ready", logkit.Key("host").Of(a.cfg.Host), logkit.Took.Of(time.Since(a.started)))
@@ -183,10 +183,10 @@ func (a *Agent) Status() string {
 // Stop takes no new work, lets go of tasks and peer-to-peer jobs and returns within
 // seconds; the next Start takes them up. ctx bounds it further.
 func (a *Agent) Stop(ctx context.Context) error {
-	if a.end == nil {
+	if a.cancel == nil {
 		return nil
 	}
-	a.end(migration.ErrStopping)
+	a.cancel(migration.ErrStopping)
 	err := a.shut()
 	a.source.Close()
 	logkit.From(ctx).Info("stopped")
