@@ -42,6 +42,9 @@ func (a *Agent) open(ctx context.Context) error {
 	if len(bad) > 0 {
 		logkit.From(ctx).Error("records of the journal can't be read; they are left as they are", logkit.Err(errors.Join(bad...)))
 	}
+	if err := a.net.Adopt(ctx); err != nil { // ports are plugged again by the inventory
+		logkit.From(ctx).Warn("cannot tell which ports are plugged", logkit.Err(err))
+	}
 	if err := a.dest.Start(a.base); err != nil {
 		return err
 	}

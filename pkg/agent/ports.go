@@ -43,6 +43,8 @@ type Network interface {
 	Status(instanceID string, ports []instance.Port) []instance.PortStatus
 	// Event takes an external event; false: it was for no port that is known.
 	Event(e api.ExternalEvent) bool
+	// Adopt learns at the start which ports are plugged already.
+	Adopt(ctx context.Context) error
 	// Run serves the network's own work until ctx ends.
 	Run(ctx context.Context) error
 }
