@@ -27,11 +27,15 @@ func TestMerge(t *testing.T) {
 		{"nothing known", Build{}, nil, Build{Version: "devel"}},
 		{"devel stamp", Build{}, &debug.BuildInfo{Main: debug.Module{Version: "(devel)"}}, Build{Version: "devel"}},
 		{
-			"stamp alone", Build{}, stamp,
+			"stamp alone",
+			Build{},
+			stamp,
 			Build{Version: "0.3.0", Commit: "aaaa", Date: "2026-01-02T03:04:05Z", Modified: true},
 		},
 		{
-			"linker wins", Build{Version: "0.4.0", Commit: "bbbb", Date: "2026-02-02T00:00:00Z"}, stamp,
+			"linker wins",
+			Build{Version: "0.4.0", Commit: "bbbb", Date: "2026-02-02T00:00:00Z"},
+			stamp,
 			Build{Version: "0.4.0", Commit: "bbbb", Date: "2026-02-02T00:00:00Z", Modified: true},
 		},
 	}
