@@ -12,14 +12,15 @@ const most = 3
 
 // Names gives those of have that are close to want, the closest first, at most
 // three. Close is: equal but for case, the one begins with the other, or few
-// letters apart (added, lost, changed, or two neighbours swapped).
+// letters apart (added, lost, changed, or two neighbours swapped), and not much
+// farther than the closest.
 func Names(want string, have []string) []string {
 	type candidate struct {
 		name  string
 		score int
 	}
 	var found []candidate
-	limit := max(1, len(want)/3)
+	limit := min(3, max(1, len(want)/3))
 	for _, name := range have {
 		score := distance(strings.ToLower(want), strings.ToLower(name))
 		if score <= limit || begins(want, name) {
@@ -34,7 +35,7 @@ func Names(want string, have []string) []string {
 	})
 	names := make([]string, 0, most)
 	for _, c := range found {
-		if len(names) < most && !slices.Contains(names, c.name) {
+		if c.score <= found[0].score+1 && len(names) < most && !slices.Contains(names, c.name) {
 			names = append(names, c.name)
 		}
 	}
