@@ -39,6 +39,9 @@ func (l *Loaded) cross(found *problems) {
 	if !filepath.IsAbs(l.Agent.StateDir) {
 		found.add(l.origin("agent.state_dir"), "agent.state_dir: \""+l.Agent.StateDir+"\" is not an absolute path", "")
 	}
+	if l.Agent.Driver == "libvirt" && l.Libvirt.MaxMigrations < l.Migration.Outbound {
+		found.add(l.origin("libvirt.max_migrations"), "libvirt.max_migrations is less than migration.max_concurrent_live_migrations", "")
+	}
 	if l.Fake.Hosts > 1 && l.Agent.Driver != "fake" {
 		found.add(l.origin("fake.hosts"), "fake.hosts: only the fake driver simulates several hosts", "add --driver fake")
 	}

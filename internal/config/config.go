@@ -71,21 +71,28 @@ type RPC struct {
 
 // Libvirt is the section libvirt.
 type Libvirt struct {
-	URI          string        `key:"connection_uri" default:"qemu:///system" doc:"the local libvirtd"`
-	Socket       string        `key:"socket" doc:"its socket; empty: the usual place for connection_uri"`
-	VirtType     string        `key:"virt_type" default:"auto" oneof:"auto kvm qemu" doc:"kvm, qemu (emulated, slow), or auto: kvm where the machine has it"`
-	InstancesDir string        `key:"instances_path" default:"/var/lib/compute-agent/instances" doc:"where disks, consoles and other files of instances are kept"`
-	InboundAddr  string        `key:"live_migration_inbound_addr" doc:"the address at which this host receives guests; empty: its host name"`
-	CallTimeout  time.Duration `key:"call_timeout" default:"30s" min:"1s" doc:"how long one call may take before the connection is given up and made again; perform has no limit"`
+	URI                string        `key:"connection_uri" default:"qemu:///system" doc:"the hypervisor that libvirtd is asked for"`
+	Socket             string        `key:"socket" default:"/run/libvirt/libvirt-sock" doc:"the socket of the local libvirtd or virtqemud"`
+	VirtType           string        `key:"virt_type" default:"auto" oneof:"auto kvm qemu" doc:"kvm, qemu (emulated, slow), or auto: kvm where the machine has it"`
+	Machine            string        `key:"hw_machine_type" default:"q35" doc:"the machine type of guests that name none"`
+	CPUModel           string        `key:"cpu_model" default:"qemu64" doc:"the CPU of emulated guests that name none"`
+	InstancesPath      string        `key:"instances_path" default:"/var/lib/compute-agent/instances" doc:"where disks, consoles and other files of instances are kept; the same on all hosts that guests move between"`
+	LiveMigrationURI   string        `key:"live_migration_uri" default:"qemu+tls://%s/system" doc:"where guests are sent to this host; %s is live_migration_inbound_addr"`
+	InboundAddr        string        `key:"live_migration_inbound_addr" doc:"the address at which this host receives guests; empty: its host name"`
+	CallTimeout        time.Duration `key:"call_timeout" default:"30s" min:"1s" doc:"how long one call may take before the connection is given up and made again; perform has no such limit"`
+	ConnectTimeout     time.Duration `key:"connect_timeout" default:"10s" min:"100ms" doc:"how long connecting may take; it is tried without end"`
+	CallsPerConnection int           `key:"calls_per_connection" default:"4" min:"1" doc:"calls in flight on one connection; libvirtd's max_client_requests is 5"`
+	MaxMigrations      int           `key:"max_migrations" default:"4" min:"1" doc:"migrations in libvirt at a time, each on a connection of its own; not less than migration.max_concurrent_live_migrations"`
 }
 
 // Fake is the section fake.
 type Fake struct {
-	Hosts        int `key:"hosts" default:"1" min:"1" doc:"simulate so many hosts in one process, called <host>-1, <host>-2, …; 1 keeps the plain name"`
-	VCPUs        int `key:"vcpus" default:"64" min:"1" doc:"CPUs of a simulated host"`
-	MemoryMiB    int `key:"memory_mib" default:"262144" min:"1" doc:"memory of a simulated host"`
-	BandwidthMiB int `key:"bandwidth_mib" default:"1024" min:"1" doc:"MiB/s that a simulated migration moves"`
-	DirtyMiB     int `key:"dirty_mib" default:"64" min:"0" doc:"MiB/s that a simulated guest writes while it migrates"`
+	Hosts        int    `key:"hosts" default:"1" min:"1" doc:"simulate so many hosts in one process, called <host>-1, <host>-2, …; 1 keeps the plain name"`
+	VCPUs        int    `key:"vcpus" default:"64" min:"1" doc:"CPUs of a simulated host"`
+	MemoryMiB    int    `key:"memory_mib" default:"262144" min:"1" doc:"memory of a simulated host"`
+	DiskGiB      int    `key:"disk_gib" default:"4096" min:"1" doc:"disk of a simulated host"`
+	BandwidthMiB int    `key:"bandwidth_mib" default:"1024" min:"1" doc:"MiB/s that a simulated migration moves"`
+	Listen       string `key:"listen" default:"127.0.0.1:0" doc:"loopback address where guests of other processes may arrive; empty: guests move within this process only"`
 }
 
 // Migration is the section migration.

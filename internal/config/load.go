@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"strings"
 
@@ -83,9 +84,7 @@ func merge(layers []layer, options []Option) (*Loaded, error) {
 		if err := k.Load(confmap.Provider(layer.values, "."), nil); err != nil {
 			return nil, fault.WrapAs(fault.Internal, err, "config", "")
 		}
-		for key, origin := range layer.origins {
-			origins[key] = origin
-		}
+		maps.Copy(origins, layer.origins)
 	}
 	l := &Loaded{}
 	if err := k.UnmarshalWithConf("", &l.Config, koanf.UnmarshalConf{Tag: "key"}); err != nil {
@@ -108,10 +107,14 @@ func defaultLayer(options []Option, found *problems) layer {
 
 // zero is the default, also of an option without one.
 func (o Option) zero() string {
-	if o.Default == "" && o.kind != text {
-		return map[kind]string{number: "0", truth: "false", duration: "0s"}[o.kind]
+	switch {
+	case o.Default != "" || o.kind == text:
+		return o.Default
+	case o.kind == truth:
+		return "false"
+	default:
+		return "0"
 	}
-	return o.Default
 }
 
 func envLayer(environ []string, options []Option, found *problems) layer {
@@ -201,14 +204,15 @@ type problem struct{ where, what, hint string }
 func (p *problems) add(where, what, hint string) { *p = append(*p, problem{where, what, hint}) }
 
 // fault is one error that tells all of them.
-func (p problems) fault() error {
-	if len(p) == 1 {
-		e := fault.New(fault.InvalidArgument, "", p[0].where, p[0].what)
-		e.Hint = p[0].hint
+func (p *problems) fault() error {
+	all := *p
+	if len(all) == 1 {
+		e := fault.New(fault.InvalidArgument, "", all[0].where, all[0].what)
+		e.Hint = all[0].hint
 		return e
 	}
-	lines := make([]string, 0, len(p))
-	for _, each := range p {
+	lines := make([]string, 0, len(all))
+	for _, each := range all {
 		line := each.where + ": " + each.what
 		if each.hint != "" {
 			line += " (" + each.hint + ")"

@@ -55,8 +55,8 @@ func (o Option) Type() string { return o.kind.String() }
 func Sections() []Section {
 	t := reflect.TypeFor[Config]()
 	all := make([]Section, 0, t.NumField())
-	for i := range t.NumField() {
-		all = append(all, Section{Name: t.Field(i).Tag.Get("key"), Doc: t.Field(i).Tag.Get("doc")})
+	for f := range t.Fields() {
+		all = append(all, Section{Name: f.Tag.Get("key"), Doc: f.Tag.Get("doc")})
 	}
 	return all
 }
@@ -64,11 +64,9 @@ func Sections() []Section {
 // Options lists every option in the order of the file.
 func Options() []Option {
 	var all []Option
-	t := reflect.TypeFor[Config]()
-	for i := range t.NumField() {
-		section := t.Field(i).Tag.Get("key")
-		for j := range t.Field(i).Type.NumField() {
-			all = append(all, option(section, t.Field(i).Type.Field(j)))
+	for section := range reflect.TypeFor[Config]().Fields() {
+		for f := range section.Type.Fields() {
+			all = append(all, option(section.Tag.Get("key"), f))
 		}
 	}
 	return all
