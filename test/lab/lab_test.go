@@ -2,6 +2,7 @@ package lab_test
 
 import (
 	"context"
+	"net"
 	"os"
 	"os/exec"
 	"slices"
@@ -121,6 +122,11 @@ func TestCommandIsTheProgram(t *testing.T) {
 		if got := strings.TrimSpace(string(out)); err != nil || got != h.Name {
 			t.Errorf("uname -n inside %s = %q, %v", h.Name, got, err)
 		}
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "unix", h.Socket())
+		if err != nil {
+			t.Fatalf("libvirtd of %s can't be dialled from outside: %v", h.Name, err)
+		}
+		_ = conn.Close()
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cmd := l.Host(1).Command(ctx, "sleep", "1000")
