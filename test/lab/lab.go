@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -119,7 +120,7 @@ func (l *Lab) Dir(name string) (string, error) {
 }
 
 // Close removes every process, link, namespace, mount and file of the lab. It works on when ctx has already ended; each
-// of its waits is bounded. A second Close does nothing.
+// of its waits is bounded. Something that is still there at the end is an error that names it. A second Close does nothing.
 func (l *Lab) Close(ctx context.Context) error {
 	if l.lock == nil {
 		return nil
@@ -128,13 +129,20 @@ func (l *Lab) Close(ctx context.Context) error {
 	for _, n := range l.nats {
 		n.Kill()
 	}
+	var errs []error
 	for _, h := range l.hosts {
-		h.shutDown()
+		errs = append(errs, h.shutDown(ctx))
 	}
-	err := sweep(ctx)
-	if closeErr := l.lock.Close(); closeErr != nil {
-		err = errors.Join(err, fmt.Errorf("cannot unlock the lab: %w", closeErr))
+	errs = append(errs, sweep(ctx))
+	// Looked at before the lock is given back: afterwards it may be another lab's.
+	left, lookErr := Remains(ctx)
+	if len(left) > 0 {
+		lookErr = fmt.Errorf("the lab left behind: %s", strings.Join(left, ", "))
+	}
+	errs = append(errs, lookErr)
+	if err := l.lock.Close(); err != nil {
+		errs = append(errs, fmt.Errorf("cannot unlock the lab: %w", err))
 	}
 	l.lock = nil
-	return err
+	return errors.Join(errs...)
 }
