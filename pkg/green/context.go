@@ -94,6 +94,10 @@ func (c *threadContext) end() {
 //
 //go:noinline
 func await(done, end <-chan struct{}) bool {
+	if end == nil {
+		<-done
+		return true
+	}
 	select {
 	case <-done:
 		return true

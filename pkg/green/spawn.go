@@ -34,7 +34,7 @@ func SpawnAfter[T any](ctx context.Context, d time.Duration, fn func(context.Con
 	}
 	t.mu.Lock() // the timer may fire before extra is set
 	defer t.mu.Unlock()
-	t.extra = &extra{timer: time.AfterFunc(d, t.run)}
+	t.extra = &extra{timer: time.AfterFunc(d, t.runDelayed)}
 	if ctx.Done() != nil {
 		t.extra.detach = context.AfterFunc(ctx, func() { t.Cancel(context.Cause(ctx)) })
 	}

@@ -117,8 +117,8 @@ func (t *Thread[T]) Cancel(cause error) bool { return t.kill(cause, false) }
 
 // run is the whole life of the thread's goroutine.
 func (t *Thread[T]) run() {
-	if !t.begin() {
-		return
+	if !t.state.CompareAndSwap(statePending, stateRunning) {
+		return // killed before it began
 	}
 	returned := false
 	defer func() {
@@ -131,31 +131,45 @@ func (t *Thread[T]) run() {
 	returned = true
 }
 
-// begin moves the thread from pending to running.
-func (c *core) begin() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.state.Load() != statePending {
-		return false
-	}
-	c.state.Store(stateRunning)
-	c.undelayLocked()
-	return true
+// runDelayed is run for the timer of a SpawnAfter.
+func (t *Thread[T]) runDelayed() {
+	t.mu.Lock()
+	t.undelayLocked()
+	t.mu.Unlock()
+	t.run()
 }
 
-// end settles a thread that ran.
+// end settles a thread that ran, and makes it done if nothing is left to do.
 func (c *core) end() {
 	c.mu.Lock()
-	if c.killed {
-		cause := context.Cause(c.live.Load())
-		_, panicked := errors.AsType[*PanicError](c.err)
-		if !panicked && (errors.Is(c.err, context.Canceled) || errors.Is(c.err, cause)) {
-			c.err = cause
-		}
+	c.judgeLocked()
+	if c.extra != nil || c.live.Load() != nil {
+		c.state.Store(stateSettled)
+		c.mu.Unlock()
+		c.finish()
+		return
 	}
-	c.state.Store(stateSettled)
+	c.ended = true
+	if c.pool != nil {
+		c.pool.release()
+	}
+	c.doneLocked()
 	c.mu.Unlock()
-	c.finish()
+	if c.pool != nil {
+		c.pool.finished()
+	}
+}
+
+// judgeLocked gives a thread that stopped because of a Kill its cause.
+func (c *core) judgeLocked() {
+	if !c.killed {
+		return
+	}
+	cause := context.Cause(c.live.Load())
+	_, panicked := errors.AsType[*PanicError](c.err)
+	if !panicked && (errors.Is(c.err, context.Canceled) || errors.Is(c.err, cause)) {
+		c.err = cause
+	}
 }
 
 func (c *core) kill(cause error, alsoRunning bool) bool {
@@ -163,23 +177,20 @@ func (c *core) kill(cause error, alsoRunning bool) bool {
 		cause = ErrKilled
 	}
 	c.mu.Lock()
-	switch state := c.state.Load(); {
-	case state == statePending:
+	if c.state.CompareAndSwap(statePending, stateSettled) {
 		c.err = cause
-		c.state.Store(stateSettled)
 		c.undelayLocked()
 		c.mu.Unlock()
 		c.finish()
 		return true
-	case state == stateRunning && alsoRunning:
-		c.killed = true
-		c.context().openLocked().cancel(cause) // runs no foreign code
-		c.mu.Unlock()
-		return true
-	default:
-		c.mu.Unlock()
+	}
+	defer c.mu.Unlock()
+	if !alsoRunning || c.state.Load() != stateRunning {
 		return false
 	}
+	c.killed = true
+	c.context().openLocked().cancel(cause) // runs no foreign code
+	return true
 }
 
 // undelayLocked lets go of the timer of a SpawnAfter.
@@ -222,11 +233,7 @@ func (c *core) nextLink() *link {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.extra == nil || len(c.extra.links.waiting) == 0 {
-		c.extra = nil
-		c.state.Store(stateDone)
-		if c.done != nil {
-			close(c.done)
-		}
+		c.doneLocked()
 		return nil
 	}
 	ls := c.extra.links
@@ -236,6 +243,14 @@ func (c *core) nextLink() *link {
 	l := ls.waiting[0]
 	ls.waiting = ls.waiting[1:]
 	return l
+}
+
+func (c *core) doneLocked() {
+	c.extra = nil
+	c.state.Store(stateDone)
+	if c.done != nil {
+		close(c.done)
+	}
 }
 
 // runLink keeps a link that fails from the links after it. One that leaves by
