@@ -1,0 +1,111 @@
+package green
+
+import (
+	"context"
+	"sync"
+)
+
+// An Event is sent once, with a value or an error, and wakes everybody who
+// waits, now or later. The zero Event is ready to use.
+//
+//	unsent ──Send, SendError──► sent ──Reset──► unsent (the next generation)
+//
+// Who waits belongs to a generation: a Reset, even followed by another Send,
+// doesn't take away the outcome of the Send that woke them.
+type Event[T any] struct {
+	mu  sync.Mutex
+	gen *generation[T] // nil until somebody sends or waits
+}
+
+type generation[T any] struct {
+	done  chan struct{} // closed by the send; value and err are written before
+	value T
+	err   error
+}
+
+// Send wakes all waiters with v. On an event that was sent it gives
+// ErrAlreadySent and the first outcome stays.
+func (e *Event[T]) Send(v T) error { return e.send(v, nil) }
+
+// SendError wakes all waiters with err, which must not be nil; else as Send.
+func (e *Event[T]) SendError(err error) error {
+	if err == nil {
+		return ErrNilError
+	}
+	var zero T
+	return e.send(zero, err)
+}
+
+// Wait gives what was sent, at once if it was sent already. If ctx ends first
+// the error is ErrWaitGivenUp with the cause of ctx; if both are so, what was
+// sent wins.
+func (e *Event[T]) Wait(ctx context.Context) (T, error) {
+	gen := e.generation()
+	select {
+	case <-gen.done:
+		return gen.value, gen.err
+	default:
+	}
+	select {
+	case <-gen.done:
+		return gen.value, gen.err
+	case <-ctx.Done():
+	}
+	if gen.sent() {
+		return gen.value, gen.err
+	}
+	var zero T
+	return zero, givenUp(ctx)
+}
+
+// Ready tells whether the event was sent.
+func (e *Event[T]) Ready() bool { return e.generation().sent() }
+
+// Done is closed when the event is sent. After a Reset it is another channel.
+func (e *Event[T]) Done() <-chan struct{} { return e.generation().done }
+
+// Reset makes a sent event ready to be sent again. An unsent one gives
+// ErrNotSent.
+func (e *Event[T]) Reset() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.gen == nil || !e.gen.sent() {
+		return ErrNotSent
+	}
+	e.gen = nil
+	return nil
+}
+
+func (e *Event[T]) send(v T, err error) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	gen := e.generationLocked()
+	if gen.sent() {
+		return ErrAlreadySent
+	}
+	gen.value, gen.err = v, err
+	close(gen.done)
+	return nil
+}
+
+func (e *Event[T]) generation() *generation[T] {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.generationLocked()
+}
+
+func (e *Event[T]) generationLocked() *generation[T] {
+	if e.gen == nil {
+		e.gen = &generation[T]{done: make(chan struct{})}
+	}
+	return e.gen
+}
+
+func (g *generation[T]) sent() bool {
+	select {
+	case <-g.done:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,297 @@
+package green
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+	"time"
+)
+
+// reportOverrunFrom is the delay from which an overrun is reported;
+// oslo.service's rounding to 10 ms had the same effect.
+const reportOverrunFrom = 5 * time.Millisecond
+
+// A FixedIntervalLoopingCall calls a function at a fixed interval, counted
+// from start to start, until the function says that it is done (LoopDone),
+// fails, panics, or is stopped. It never runs twice at once: a run that takes
+// longer than the interval is reported, the next follows at once, and what was
+// missed is not made up.
+//
+//	    ┌────────────Start (again)─────────────┐
+//	    ▼                                      │
+//	running ──LoopDone, error, panic, Stop, ──► ended
+//	          LoopTimeout, the context's end
+//
+// T is the type of the value that LoopDone carries to Wait.
+type FixedIntervalLoopingCall[T any] struct {
+	fn func(context.Context) error
+
+	mu      sync.Mutex
+	running bool
+	last    *loopRun[T] // of the latest Start; nil before the first
+}
+
+// loopRun is one Start, until its end.
+type loopRun[T any] struct {
+	ctx     context.Context //nolint:containedctx // the run lives exactly as long as its goroutine
+	every   time.Duration
+	options loopOptions
+	begun   time.Time
+
+	stop    chan struct{} // closed by Stop
+	halt    sync.Once
+	done    chan struct{} // closed at the end, after value and err are written
+	value   T
+	err     error
+	stopped func() // clears the call's running mark
+}
+
+type loopOptions struct {
+	initialDelay time.Duration
+	keepGoing    bool
+	timeout      time.Duration
+	wakes        []<-chan struct{}
+}
+
+// A LoopOption changes how a looping call is started.
+type LoopOption func(*loopOptions)
+
+// InitialDelay waits d before the first run; without it the first run is at once.
+func InitialDelay(d time.Duration) LoopOption {
+	return func(o *loopOptions) { o.initialDelay = d }
+}
+
+// ContinueOnError reports an error or a panic of the function and goes on with
+// the next run, instead of ending the loop. LoopDone still ends it.
+func ContinueOnError() LoopOption { return func(o *loopOptions) { o.keepGoing = true } }
+
+// LoopTimeout ends the loop with ErrLoopTimeout after the first run that ends
+// more than d after Start. Neither a run nor a sleep is cut short. 0 is none.
+func LoopTimeout(d time.Duration) LoopOption {
+	return func(o *loopOptions) { o.timeout = d }
+}
+
+// WakeOn makes the next run begin at once when ch gives a value, and the
+// interval counts from there. A closed ch gives one run and is then ignored.
+// It may be given more than once, for several channels.
+func WakeOn(ch <-chan struct{}) LoopOption {
+	return func(o *loopOptions) { o.wakes = append(o.wakes, ch) }
+}
+
+// loopDone is the error by which a looped function ends its loop.
+type loopDone struct{ value any }
+
+func (d *loopDone) Error() string { return fmt.Sprintf("green: loop is done with %v", d.value) }
+
+// LoopDone is returned by a looped function to end its loop with v, which Wait
+// gives. If v doesn't fit the loop's type, Wait gives ErrLoopDoneType.
+func LoopDone[T any](v T) error { return &loopDone{value: v} }
+
+// NewFixedIntervalLoopingCall makes a looping call of fn; Start starts it.
+func NewFixedIntervalLoopingCall[T any](fn func(context.Context) error) *FixedIntervalLoopingCall[T] {
+	return &FixedIntervalLoopingCall[T]{fn: fn}
+}
+
+// Start begins to call the function every interval, from now on. The function
+// gets ctx itself; when ctx ends the loop ends with its cause. An interval of 0
+// runs back to back and yields in between; a negative one gives
+// ErrLoopInterval. While the loop runs, Start gives ErrLoopRunning; it may be
+// started anew as soon as Wait has returned.
+func (l *FixedIntervalLoopingCall[T]) Start(ctx context.Context, every time.Duration, opts ...LoopOption) error {
+	run := &loopRun[T]{ctx: ctx, every: every, stop: make(chan struct{}), done: make(chan struct{}), stopped: l.clear}
+	for _, opt := range opts {
+		opt(&run.options)
+	}
+	if every < 0 || run.options.initialDelay < 0 {
+		return fmt.Errorf("%w: every %v, initial delay %v", ErrLoopInterval, every, run.options.initialDelay)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.running {
+		return ErrLoopRunning
+	}
+	l.running, l.last = true, run
+	run.begun = time.Now()
+	go run.loop(l.fn)
+	return nil
+}
+
+// Stop ends the loop: a sleep at once, a run in progress when it returns. Wait
+// then gives the zero value and no error. Before Start and after the end it
+// has no effect.
+func (l *FixedIntervalLoopingCall[T]) Stop() {
+	l.mu.Lock()
+	run := l.last
+	l.mu.Unlock()
+	if run != nil {
+		run.halt.Do(func() { close(run.stop) })
+	}
+}
+
+// Wait waits for the end of the latest Start and gives the value of LoopDone,
+// or the error that ended the loop. Before the first Start it gives
+// ErrLoopNotBegun. If ctx ends first the error is ErrWaitGivenUp with the
+// cause of ctx, and the loop goes on.
+func (l *FixedIntervalLoopingCall[T]) Wait(ctx context.Context) (T, error) {
+	var zero T
+	l.mu.Lock()
+	run := l.last
+	l.mu.Unlock()
+	if run == nil {
+		return zero, ErrLoopNotBegun
+	}
+	select {
+	case <-run.done:
+		return run.value, run.err
+	case <-ctx.Done():
+	}
+	select {
+	case <-run.done:
+		return run.value, run.err
+	default:
+		return zero, givenUp(ctx)
+	}
+}
+
+func (l *FixedIntervalLoopingCall[T]) clear() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.running = false
+}
+
+// loop is the life of the loop's goroutine.
+func (r *loopRun[T]) loop(fn func(context.Context) error) {
+	r.err = ErrGoexit // unless the function lets us say otherwise
+	defer func() {
+		if errors.Is(r.err, ErrGoexit) {
+			report(r.ctx, "looping call's function did not return", r.err)
+		}
+		r.stopped()
+		close(r.done)
+	}()
+	wake := mergeWakes(r)
+	next := r.begun.Add(r.options.initialDelay)
+	for r.pause(next, &wake) {
+		started := time.Now()
+		err := guarded(r.ctx, fn)
+		if r.over(err) {
+			return
+		}
+		next = started.Add(r.every)
+		if late := time.Since(next); late >= reportOverrunFrom {
+			report(r.ctx, "looping call is late", fmt.Errorf("%w of %v by %v", ErrLoopOverrun, r.every, late))
+		}
+	}
+}
+
+// pause waits until next, or a wake-up. It is false, with the outcome set, if
+// the loop was stopped or its context ended.
+func (r *loopRun[T]) pause(next time.Time, wake *<-chan struct{}) bool {
+	if r.interrupted() {
+		return false
+	}
+	d := time.Until(next)
+	if d <= 0 {
+		_ = Sleep(r.ctx, 0) // yields; how the context is doing is asked next
+		return !r.interrupted()
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case _, open := <-*wake:
+		if !open {
+			*wake = nil
+		}
+	case <-r.stop:
+	case <-r.ctx.Done():
+	}
+	return !r.interrupted()
+}
+
+// interrupted tells whether the loop is to end between two runs, and sets the
+// outcome if so.
+func (r *loopRun[T]) interrupted() bool {
+	select {
+	case <-r.stop:
+		r.err = nil
+		return true
+	default:
+	}
+	if r.ctx.Err() != nil {
+		r.err = context.Cause(r.ctx)
+		return true
+	}
+	return false
+}
+
+// over tells whether a run that gave err was the last, and sets the outcome.
+func (r *loopRun[T]) over(err error) bool {
+	if d, ok := errors.AsType[*loopDone](err); ok {
+		r.value, r.err = loopValue[T](d)
+		return true
+	}
+	switch {
+	case err == nil:
+	case endedBy(r.ctx, err):
+		r.err = context.Cause(r.ctx)
+		return true
+	case errors.Is(err, ErrExit):
+		r.err = err
+		return true
+	default:
+		if _, panicked := errors.AsType[*PanicError](err); !panicked { // else reported already
+			report(r.ctx, "looping call's function failed", err)
+		}
+		if !r.options.keepGoing {
+			r.err = err
+			return true
+		}
+	}
+	if r.options.timeout > 0 && time.Since(r.begun) > r.options.timeout {
+		r.err = fmt.Errorf("%w: limit %v", ErrLoopTimeout, r.options.timeout)
+		return true
+	}
+	return false
+}
+
+func loopValue[T any](d *loopDone) (T, error) {
+	v, ok := d.value.(T)
+	if !ok && (d.value != nil || reflect.TypeFor[T]().Kind() != reflect.Interface) {
+		return v, fmt.Errorf("%w: got %T, want %v", ErrLoopDoneType, d.value, reflect.TypeFor[T]())
+	}
+	return v, nil
+}
+
+// mergeWakes gives the one channel that the loop listens to. Several are
+// forwarded one value at a time; their goroutines end with the loop.
+func mergeWakes[T any](r *loopRun[T]) <-chan struct{} {
+	switch len(r.options.wakes) {
+	case 0:
+		return nil
+	case 1:
+		return r.options.wakes[0]
+	}
+	merged := make(chan struct{})
+	for _, ch := range r.options.wakes {
+		go forwardWakes(ch, merged, r.done)
+	}
+	return merged
+}
+
+func forwardWakes(from <-chan struct{}, to chan<- struct{}, end <-chan struct{}) {
+	for open := true; open; {
+		select {
+		case _, open = <-from:
+		case <-end:
+			return
+		}
+		select {
+		case to <- struct{}{}:
+		case <-end:
+			return
+		}
+	}
+}
