@@ -26,7 +26,7 @@ func Build(d virt.Definition, host Defaults) (string, error) {
 		UUID:       s.UUID,
 		Title:      title(s),
 		Metadata:   &libvirtxml.DomainMetadata{XML: meta},
-		Memory:     &libvirtxml.DomainMemory{Value: uint(s.MemoryMiB), Unit: "MiB"}, //nolint:gosec // checked to be 16 at least
+		Memory:     &libvirtxml.DomainMemory{Value: uint(s.MemoryMiB), Unit: "MiB"},   //nolint:gosec // checked to be 16 at least
 		VCPU:       &libvirtxml.DomainVCPU{Placement: "static", Value: uint(s.VCPUs)}, //nolint:gosec // checked to be 1 at least
 		OS:         system(s, host),
 		CPU:        cpu(s.CPU, host),
