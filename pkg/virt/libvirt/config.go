@@ -19,6 +19,9 @@ type Config struct {
 	// InstancesPath holds one folder per instance: overlays and console log. It must be the
 	// same on all hosts that guests move between. Default /var/lib/compute-agent/instances.
 	InstancesPath string
+	// LocalInstancesPath is the same folder as this process sees it, if it runs in another
+	// mount namespace than libvirt (a container, a test). Default: InstancesPath.
+	LocalInstancesPath string
 	// VirtType is auto, kvm or qemu (plain emulation). Default auto: kvm where the host has it.
 	VirtType string
 	// Machine is the machine type of guests that name none. Default q35.
@@ -79,6 +82,7 @@ func (c Config) withDefaults() Config {
 	text(&c.SocketPath, "/run/libvirt/libvirt-sock")
 	text(&c.URI, "qemu:///system")
 	text(&c.InstancesPath, "/var/lib/compute-agent/instances")
+	text(&c.LocalInstancesPath, c.InstancesPath)
 	text(&c.VirtType, "auto")
 	text(&c.Machine, "q35")
 	text(&c.CPUModel, "qemu64")

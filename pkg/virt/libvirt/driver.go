@@ -33,9 +33,10 @@ type Driver struct {
 
 	performs chan struct{} // one token per running perform
 	mu       sync.Mutex
-	extra    map[*link]struct{} // the connections of performs
-	virtType string             // found once if Config says auto
-	files    keyed              // one at a time per instance's folder
+	extra    map[*link]struct{}  // the connections of performs
+	moving   map[string]struct{} // the instances of performs, waiting ones too
+	virtType string              // found once if Config says auto
+	files    keyed               // one at a time per instance's folder
 }
 
 // Open starts the driver. It fails only for a Config that can't work: libvirt
@@ -52,6 +53,7 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 		own:      green.NewPool(2),
 		performs: make(chan struct{}, c.MaxMigrations),
 		extra:    map[*link]struct{}{},
+		moving:   map[string]struct{}{},
 	}
 	d.ctx, d.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	first := error(fault.New(fault.Unavailable, "", "", "the first attempt has not ended yet"))

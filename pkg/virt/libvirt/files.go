@@ -33,10 +33,10 @@ func (d *Driver) makeFiles(ctx context.Context, op string, s instance.Spec) erro
 		return fault.Wrap(err, op, s.UUID)
 	}
 	defer unlock()
-	if err := os.MkdirAll(domxml.Folder(d.cfg.InstancesPath, s.UUID), folderMode); err != nil {
+	if err := os.MkdirAll(domxml.Folder(d.cfg.LocalInstancesPath, s.UUID), folderMode); err != nil {
 		return fault.Wrap(err, op, s.UUID)
 	}
-	log, err := os.OpenFile(domxml.ConsolePath(d.cfg.InstancesPath, s.UUID), os.O_CREATE|os.O_RDONLY, consoleMode)
+	log, err := os.OpenFile(domxml.ConsolePath(d.cfg.LocalInstancesPath, s.UUID), os.O_CREATE|os.O_RDONLY, consoleMode)
 	if err != nil {
 		return fault.Wrap(err, op, s.UUID)
 	}
@@ -47,7 +47,7 @@ func (d *Driver) makeFiles(ctx context.Context, op string, s instance.Spec) erro
 		if disk.Source.Image == "" {
 			continue
 		}
-		if err := d.makeOverlay(ctx, domxml.OverlayPath(d.cfg.InstancesPath, s.UUID, i), disk); err != nil {
+		if err := d.makeOverlay(ctx, domxml.OverlayPath(d.cfg.LocalInstancesPath, s.UUID, i), disk); err != nil {
 			return fault.Wrap(err, op, s.UUID)
 		}
 	}
@@ -131,7 +131,7 @@ func (d *Driver) removeFiles(ctx context.Context, op, id string) error {
 		return fault.Wrap(err, op, id)
 	}
 	defer unlock()
-	return fault.Wrap(os.RemoveAll(domxml.Folder(d.cfg.InstancesPath, id)), op, id)
+	return fault.Wrap(os.RemoveAll(domxml.Folder(d.cfg.LocalInstancesPath, id)), op, id)
 }
 
 // Console gives the last n bytes of the console log, all of it for n <= 0.
@@ -140,7 +140,7 @@ func (d *Driver) Console(ctx context.Context, id string, n int) ([]byte, error) 
 	if _, err := d.Lookup(ctx, id); err != nil {
 		return nil, fault.Wrap(err, op, id)
 	}
-	f, err := os.Open(filepath.Clean(domxml.ConsolePath(d.cfg.InstancesPath, id)))
+	f, err := os.Open(filepath.Clean(domxml.ConsolePath(d.cfg.LocalInstancesPath, id)))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fault.New(fault.NotFound, op, id, "there is no console log").Because(err)
 	}

@@ -72,8 +72,8 @@ func (d *Driver) Host(ctx context.Context) (virt.Host, error) {
 	}
 	h.Hostname, h.VCPUs, h.MemoryMiB = node.hostname, int(node.cpus), int(node.memoryKiB>>10) //nolint:gosec // sizes of a machine
 	h.LibraryVersion, h.HypervisorVersion = version(node.library), version(node.hypervisor)
-	h.DiskGiB, h.DiskFreeGiB, err = room(d.cfg.InstancesPath)
-	return h, fault.Wrap(err, op, d.cfg.InstancesPath)
+	h.DiskGiB, h.DiskFreeGiB, err = room(d.cfg.LocalInstancesPath)
+	return h, fault.Wrap(err, op, d.cfg.LocalInstancesPath)
 }
 
 type node struct {

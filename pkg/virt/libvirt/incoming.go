@@ -93,7 +93,7 @@ func bracketed(host string) string {
 const marker = "incoming"
 
 func (d *Driver) markerPath(id string) string {
-	return filepath.Join(domxml.Folder(d.cfg.InstancesPath, id), marker)
+	return filepath.Join(domxml.Folder(d.cfg.LocalInstancesPath, id), marker)
 }
 
 // claim notes the migration in the folder. A folder without the note was here
@@ -108,7 +108,7 @@ func (d *Driver) claim(ctx context.Context, op string, in virt.Incoming) error {
 		return fault.Wrap(err, op, id)
 	}
 	defer unlock()
-	folder := domxml.Folder(d.cfg.InstancesPath, id)
+	folder := domxml.Folder(d.cfg.LocalInstancesPath, id)
 	_, before := os.Stat(folder)
 	if _, err := os.Stat(d.markerPath(id)); before == nil && errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -32,17 +32,49 @@ func (d *Driver) Migrate(ctx context.Context, r virt.MigrateRequest) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case d.performs <- struct{}{}:
-	case <-ctx.Done():
-		return fromLibvirt(context.Cause(ctx), op, r.Instance)
+	release, err := d.turn(ctx, r.Instance)
+	if err != nil {
+		return err
 	}
 	perform := green.Spawn(context.WithoutCancel(ctx), func(ctx context.Context) (struct{}, error) {
-		defer func() { <-d.performs }()
+		defer release()
 		return struct{}{}, d.perform(ctx, plan)
 	})
 	_, err = perform.Wait(ctx)
 	return fromLibvirt(err, op, r.Instance)
+}
+
+// turn gives one of the places for performs, and refuses a second one for a guest:
+// libvirt would let it wait half a minute for the first, and then fail.
+func (d *Driver) turn(ctx context.Context, id string) (release func(), err error) {
+	const op = "migrate"
+	twice := fault.New(fault.Conflict, op, id, "a migration of this domain is already running")
+	d.mu.Lock()
+	_, busy := d.moving[id]
+	d.moving[id] = struct{}{}
+	d.mu.Unlock()
+	if busy {
+		return nil, twice
+	}
+	still := func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.moving, id)
+	}
+	if j, err := d.Job(ctx, id); err != nil || j.Type != virt.JobNone {
+		still()
+		if err == nil {
+			err = twice
+		}
+		return nil, err
+	}
+	select {
+	case d.performs <- struct{}{}:
+		return func() { <-d.performs; still() }, nil
+	case <-ctx.Done():
+		still()
+		return nil, fromLibvirt(context.Cause(ctx), op, id)
+	}
 }
 
 // checkMigrate refuses what libvirt or QEMU can't combine.
