@@ -98,7 +98,6 @@ func devices(s instance.Spec, host Defaults) *libvirtxml.DomainDeviceList {
 		Interfaces:  interfaces(s.Ports),
 		Controllers: controllers(s),
 		Serials:     []libvirtxml.DomainSerial{serial(s.UUID, host)},
-		Consoles:    []libvirtxml.DomainConsole{{Target: &libvirtxml.DomainConsoleTarget{Type: "serial", Port: number(0)}}},
 		Channels:    []libvirtxml.DomainChannel{agentChannel()},
 		RNGs: []libvirtxml.DomainRNG{{
 			Model:   "virtio",
