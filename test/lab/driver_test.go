@@ -98,6 +98,7 @@ func TestDriverKeepsItsPromises(t *testing.T) {
 			Dest:     openDriver(t, l.Host(2)),
 			Spec:     specs(t, l, &next),
 			Foreign:  func(t *testing.T) string { t.Helper(); return defineForeign(t, l) },
+			Tick:     "tick 3", // by then the guest listens to its power button
 			Shutdown: true,
 			PostCopy: true,
 		}
