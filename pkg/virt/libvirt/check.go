@@ -42,11 +42,11 @@ func (d *Driver) Check(ctx context.Context, def virt.Definition) ([]string, erro
 	} else {
 		r.add("machine: %q is unknown to this host's QEMU", machine)
 	}
-	r.add3(!slices.Contains(caps.domainTypes, host.VirtType), "virt_type: this host can't run %s guests", host.VirtType)
+	r.when(!slices.Contains(caps.domainTypes, host.VirtType), "virt_type: this host can't run %s guests", host.VirtType)
 	r.readable("boot.kernel", s.Boot.Kernel)
 	r.readable("boot.initrd", s.Boot.Initrd)
 	for i, disk := range s.Disks {
-		if err := d.checkDisk(ctx, r, fmt.Sprintf("disks[%d]", i), disk); err != nil {
+		if err := d.checkDisk(ctx, r, fmt.Sprintf("disks[%d]", i), disk, def.Migration != ""); err != nil {
 			return nil, fault.Wrap(err, op, s.UUID)
 		}
 	}
@@ -60,7 +60,7 @@ func (r *findings) add(format string, args ...any) {
 	r.list = append(r.list, fmt.Sprintf(format, args...))
 }
 
-func (r *findings) add3(bad bool, format string, args ...any) {
+func (r *findings) when(bad bool, format string, args ...any) {
 	if bad {
 		r.add(format, args...)
 	}
@@ -82,15 +82,17 @@ func (r *findings) readable(what, path string) {
 		return
 	}
 	_ = f.Close()
-	r.add3(info.IsDir(), "%s: %s is a folder", what, path)
+	r.when(info.IsDir(), "%s: %s is a folder", what, path)
 }
 
-func (d *Driver) checkDisk(ctx context.Context, r *findings, at string, disk instance.Disk) error {
-	r.readable(at+".source.file", disk.Source.File)
+func (d *Driver) checkDisk(ctx context.Context, r *findings, at string, disk instance.Disk, incoming bool) error {
+	if !incoming || !wantsTarget(disk) { // else PrepareIncoming makes it
+		r.readable(at+".source.file", disk.Source.File)
+	}
 	r.readable(at+".source.image", disk.Source.Image)
 	if disk.Source.Image != "" {
 		_, err := exec.LookPath(d.cfg.QemuImg)
-		r.add3(err != nil, "%s: %s, which makes overlays, is not installed (package qemu-utils)", at, d.cfg.QemuImg)
+		r.when(err != nil, "%s: %s, which makes overlays, is not installed (package qemu-utils)", at, d.cfg.QemuImg)
 	}
 	if disk.Source.Volume == "" {
 		return nil
@@ -127,10 +129,10 @@ func (d *Driver) checkMachine(ctx context.Context, r *findings, s instance.Spec,
 		return fault.WrapAs(fault.Internal, err, "check", "domain capabilities")
 	}
 	if caps.VCPU != nil {
-		r.add3(s.VCPUs > int(caps.VCPU.Max), "vcpus: machine %s has at most %d", machine, caps.VCPU.Max) //nolint:gosec // thousands at most
+		r.when(s.VCPUs > int(caps.VCPU.Max), "vcpus: machine %s has at most %d", machine, caps.VCPU.Max) //nolint:gosec // thousands at most
 	}
 	checkCPU(r, s.CPU, caps.CPU)
-	r.add3(s.Firmware == "efi" && !hasFirmware(caps.OS, "efi"), "firmware: this host has no efi firmware for machine %s (package ovmf)", machine)
+	r.when(s.Firmware == "efi" && !hasFirmware(caps.OS, "efi"), "firmware: this host has no efi firmware for machine %s (package ovmf)", machine)
 	return nil
 }
 
@@ -142,12 +144,12 @@ func checkCPU(r *findings, want instance.CPU, caps *libvirtxml.DomainCapsCPU) {
 		if m.Name != want.Mode {
 			continue
 		}
-		r.add3(m.Supported != "yes", "cpu.mode: %s is not possible here", want.Mode)
+		r.when(m.Supported != "yes", "cpu.mode: %s is not possible here", want.Mode)
 		if want.Mode != "custom" {
 			return
 		}
 		known := slices.ContainsFunc(m.Models, func(c libvirtxml.DomainCapsCPUModel) bool { return c.Name == want.Model })
-		r.add3(!known, "cpu.model: %q is unknown to this host's QEMU", want.Model)
+		r.when(!known, "cpu.model: %q is unknown to this host's QEMU", want.Model)
 		return
 	}
 	r.add("cpu.mode: %s is unknown to this host's libvirt", want.Mode)

@@ -33,7 +33,7 @@ func (d *Driver) makeFiles(ctx context.Context, op string, s instance.Spec) erro
 		return fault.Wrap(err, op, s.UUID)
 	}
 	defer unlock()
-	if err := os.MkdirAll(domxml.Folder(d.cfg.LocalInstancesPath, s.UUID), folderMode); err != nil {
+	if err := os.MkdirAll(d.folder(s.UUID), folderMode); err != nil {
 		return fault.Wrap(err, op, s.UUID)
 	}
 	log, err := os.OpenFile(domxml.ConsolePath(d.cfg.LocalInstancesPath, s.UUID), os.O_CREATE|os.O_RDONLY, consoleMode)
@@ -131,7 +131,7 @@ func (d *Driver) removeFiles(ctx context.Context, op, id string) error {
 		return fault.Wrap(err, op, id)
 	}
 	defer unlock()
-	return fault.Wrap(os.RemoveAll(domxml.Folder(d.cfg.LocalInstancesPath, id)), op, id)
+	return fault.Wrap(os.RemoveAll(d.folder(id)), op, id)
 }
 
 // Console gives the last n bytes of the console log, all of it for n <= 0.

@@ -3,12 +3,7 @@ package libvirt
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
 	"net/url"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 
 	golibvirt "github.com/digitalocean/go-libvirt"
@@ -16,13 +11,11 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/virt"
-	"github.com/compute-agent/compute-agent/pkg/virt/domxml"
 )
 
 // PrepareIncoming makes the instance's folder as Define would, and for disks that
-// are not shared the empty file that the copy goes into. The folder notes the
-// migration it was made for; it never defines anything: the definition comes with
-// the guest.
+// are not shared the empty file that the copy goes into. What it makes is noted in
+// the folder first. It never defines anything: the definition comes with the guest.
 func (d *Driver) PrepareIncoming(ctx context.Context, in virt.Incoming) (virt.Inbound, error) {
 	const op = "prepare_incoming"
 	id := in.Spec.UUID
@@ -89,57 +82,6 @@ func bracketed(host string) string {
 	return host
 }
 
-// marker is the file that says for which migration a folder was made.
-const marker = "incoming"
-
-func (d *Driver) markerPath(id string) string {
-	return filepath.Join(domxml.Folder(d.cfg.LocalInstancesPath, id), marker)
-}
-
-// claim notes the migration in the folder. A folder without the note was here
-// before: it belongs to an instance that lives or lived here and is kept.
-func (d *Driver) claim(ctx context.Context, op string, in virt.Incoming) error {
-	id := in.Spec.UUID
-	if err := instance.CheckUUID(op, id); err != nil {
-		return err
-	}
-	unlock, err := d.files.lock(ctx, id)
-	if err != nil {
-		return fault.Wrap(err, op, id)
-	}
-	defer unlock()
-	folder := domxml.Folder(d.cfg.LocalInstancesPath, id)
-	_, before := os.Stat(folder)
-	if _, err := os.Stat(d.markerPath(id)); before == nil && errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err := os.MkdirAll(folder, folderMode); err != nil {
-		return fault.Wrap(err, op, id)
-	}
-	return fault.Wrap(os.WriteFile(d.markerPath(id), []byte(in.Migration), 0o600), op, id)
-}
-
-// makeTargets makes the empty files that non-shared disks are copied into.
-func (d *Driver) makeTargets(ctx context.Context, op string, s instance.Spec) error {
-	for _, disk := range s.Disks {
-		path := disk.Source.File
-		if path == "" || disk.Shared || disk.ReadOnly || disk.SizeGiB <= 0 {
-			continue
-		}
-		if _, err := os.Stat(path); err == nil {
-			continue
-		}
-		format := disk.Format
-		if format == "" {
-			format = "raw"
-		}
-		if err := d.qemuImg(ctx, "create", "-q", "-f", format, path, strconv.Itoa(disk.SizeGiB)+"G"); err != nil {
-			return fault.Wrap(err, op, s.UUID)
-		}
-	}
-	return nil
-}
-
 /*
 CancelIncoming removes what PrepareIncoming made for this migration.
 
@@ -194,15 +136,4 @@ func (d *Driver) endArriving(ctx context.Context, op, id string) error {
 		return nil
 	}
 	return err
-}
-
-func (d *Driver) unclaim(ctx context.Context, op, id, migration string) error {
-	made, err := os.ReadFile(d.markerPath(id))
-	switch {
-	case errors.Is(err, fs.ErrNotExist), err == nil && string(made) != migration:
-		return nil // never prepared, or prepared anew for a later migration
-	case err != nil:
-		return fault.Wrap(fmt.Errorf("cannot read which migration the folder was made for: %w", err), op, id)
-	}
-	return d.removeFiles(ctx, op, id)
 }
