@@ -147,46 +147,65 @@ func (l *link) hang() {
 	}
 }
 
+// pending is one call on its way, which ends or passes its bound, whichever is first.
+type pending struct {
+	l     *link
+	mu    sync.Mutex
+	ended bool
+	over  bool
+}
+
+// expire is the end of the bound.
+func (p *pending) expire() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.ended && !p.over {
+		p.over = true
+		p.l.hang()
+	}
+}
+
+// end is the end of the call; its place is free again.
+func (p *pending) end() {
+	p.mu.Lock()
+	p.ended = true
+	p.mu.Unlock()
+	p.l.release(p.over)
+}
+
+func (p *pending) hung() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.over
+}
+
 // run carries out one call on a place that was taken, in its own thread. It
 // answers when the call ends, when bound has passed or when ctx ends; in the last
 // two cases the call goes on until the link's end, at the latest at its bound.
 func run[T any](ctx context.Context, l *link, bound time.Duration, fn func(*golibvirt.Libvirt) (T, error)) (T, error) {
-	var mu sync.Mutex
-	ended, over := false, false
-	timer := time.AfterFunc(bound, func() {
-		mu.Lock()
-		defer mu.Unlock()
-		if !ended {
-			over = true
-			l.hang()
-		}
-	})
+	p := &pending{l: l}
+	timer := time.AfterFunc(bound, p.expire)
 	call := green.Spawn(context.WithoutCancel(ctx), func(context.Context) (T, error) {
-		defer func() {
-			mu.Lock()
-			ended = true
-			mu.Unlock()
-			timer.Stop()
-			l.release(over)
-		}()
+		defer p.end()
+		defer timer.Stop()
 		return fn(l.lv)
 	})
-	ctx, cancel := context.WithTimeoutCause(ctx, bound, errBound)
+	waiting, cancel := context.WithTimeoutCause(ctx, bound, errBound)
 	defer cancel()
-	v, err := call.Wait(ctx)
-	mu.Lock()
-	hung := over
-	mu.Unlock()
-	switch {
-	case err == nil:
+	v, err := call.Wait(waiting)
+	if err == nil {
 		return v, nil
-	case hung:
-		return v, errBound
-	case ctx.Err() != nil && errors.Is(err, green.ErrWaitGivenUp):
-		return v, context.Cause(ctx)
-	default:
-		return v, l.explain(err)
 	}
+	if cause := context.Cause(waiting); errors.Is(err, green.ErrWaitGivenUp) && cause != nil {
+		if errors.Is(cause, errBound) {
+			p.expire()
+		}
+		return v, cause
+	}
+	if p.hung() {
+		return v, errBound
+	}
+	return v, l.explain(err)
 }
 
 // explain names the loss of the connection instead of go-libvirt's words for it.
