@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -231,8 +232,12 @@ func plain(proc uint32) reaction {
 			return c.lookup(args)
 		case procState:
 			return xdr(int32(golibvirt.DomainRunning), int32(golibvirt.DomainRunningBooted)), nil
-		case procXML, procMetadata:
-			return c.describe(args)
+		case procXML:
+			return xdr(c.describe(args)), nil
+		case procMetadata:
+			_, meta, _ := strings.Cut(c.describe(args), "<metadata>")
+			meta, _, _ = strings.Cut(meta, "</metadata>")
+			return xdr(meta), nil
 		case procJobStats:
 			return xdr(uint32(0), uint32(0)), nil
 		default:
@@ -255,13 +260,13 @@ func (c *daemonConn) lookup(args []byte) ([]byte, error) {
 	return xdr("d", id, uint32(1)), nil
 }
 
-// describe gives the domain's XML, whatever part of it was asked for.
-func (c *daemonConn) describe(args []byte) ([]byte, error) {
+// describe gives the XML of the domain that is named first in args.
+func (c *daemonConn) describe(args []byte) string {
 	r := &reader{rest: args}
 	id := uuid.MustParse(r.domain())
 	c.d.mu.Lock()
 	defer c.d.mu.Unlock()
-	return xdr(c.d.domains[id]), nil
+	return c.d.domains[id]
 }
 
 // xdr encodes by RFC 4506.
