@@ -81,7 +81,11 @@ func cpu(c instance.CPU, host Defaults) *libvirtxml.DomainCPU {
 	}
 	switch mode {
 	case "custom":
-		return &libvirtxml.DomainCPU{Mode: mode, Match: "exact", Check: "none", Model: &libvirtxml.DomainCPUModel{Fallback: "forbid", Value: model}}
+		check := "none" // emulation has every feature it knows, the host's CPU does not matter
+		if host.VirtType == "kvm" {
+			check = "partial"
+		}
+		return &libvirtxml.DomainCPU{Mode: mode, Match: "exact", Check: check, Model: &libvirtxml.DomainCPUModel{Fallback: "forbid", Value: model}}
 	case "host-passthrough":
 		return &libvirtxml.DomainCPU{Mode: mode, Check: "none", Migratable: "on"}
 	case "host-model":

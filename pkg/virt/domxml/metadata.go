@@ -89,6 +89,7 @@ func find(domain *etree.Element) *etree.Element {
 // domainOf parses a domain's XML and gives the document with its root.
 func domainOf(xml string) (*etree.Document, *etree.Element, error) {
 	doc := etree.NewDocument()
+	doc.ReadSettings.PreserveCData = true
 	if err := doc.ReadFromString(xml); err != nil {
 		return nil, nil, fault.WrapAs(fault.Internal, err, "parse_domain_xml", "")
 	}
