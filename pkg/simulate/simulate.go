@@ -32,6 +32,8 @@ type Config struct {
 	Bridges []string
 	// Fake is what the machines are like; its Name is set for each host.
 	Fake fake.Config
+	// Keep lets machines and their guests outlive the process, below StateDir.
+	Keep bool
 	// Node is what the agents are like; host, state directory and network are set
 	// for each host.
 	Node compose.Config
@@ -85,6 +87,9 @@ func (f *Fleet) add(cfg Config, name string) (*Host, error) {
 	}
 	machine := cfg.Fake
 	machine.Name = name
+	if cfg.Keep {
+		machine.Dir = filepath.Join(cfg.StateDir, rpc.EscapeHost(name), "machine")
+	}
 	m, err := fake.NewHost(f.World, machine)
 	if err != nil {
 		return nil, err

@@ -30,10 +30,11 @@ type Config struct {
 // Lab is a running lab. It belongs to the process that started it; its methods are not safe for concurrent use, those of
 // its hosts are as long as nobody closes the lab.
 type Lab struct {
-	hosts []*Host
-	guest Guest
-	nats  []*NATS
-	lock  *os.File
+	hosts  []*Host
+	guest  Guest
+	nats   []*NATS
+	agents []*Agent
+	lock   *os.File
 }
 
 // Start sweeps away what an earlier lab left, makes the networks and brings up the hosts, each with a libvirtd that
@@ -126,6 +127,9 @@ func (l *Lab) Close(ctx context.Context) error {
 		return nil
 	}
 	ctx = context.WithoutCancel(ctx)
+	for _, a := range l.agents {
+		a.Kill()
+	}
 	for _, n := range l.nats {
 		n.Kill()
 	}
