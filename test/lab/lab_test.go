@@ -68,6 +68,11 @@ func TestHostKeepsGuestsWithoutItsLibvirt(t *testing.T) {
 	if got := virsh(t, h1, "domstate", guest.Name); got != "running" {
 		t.Errorf("after libvirtd came back the guest is %q, want running", got)
 	}
+	// This question waits until libvirtd is connected with QEMU again. A destroy before that ends the guest too, but sometimes
+	// answers that the domain isn't running.
+	if got := virsh(t, h1, "qemu-monitor-command", guest.Name, "--hmp", "info status"); !strings.Contains(got, "running") {
+		t.Errorf("QEMU of the guest says %q, want running", got)
+	}
 	virsh(t, h1, "destroy", guest.Name)
 	waitState(t, h1, guest.Name, "shut off", 10*time.Second)
 	if err := h1.DeleteTap(t.Context(), guest.Tap); err != nil {
