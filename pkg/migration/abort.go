@@ -28,7 +28,7 @@ func (r *run) abort(ctx context.Context, reason string) error {
 		case rec.PostCopy:
 			refused = fault.New(fault.Conflict, "live_migration_abort", r.id, "the migration is in post-copy: there is no way back").
 				WithHint("wait for its end")
-		case indexOf(sourceTable(), rec.Phase) > indexOf(sourceTable(), PhasePerform) || rec.Ended():
+		case afterPerform(rec.Phase) || rec.Ended():
 			refused = fault.New(fault.Conflict, "live_migration_abort", r.id, "too late: the guest has already switched over to "+rec.Migration.Dest).
 				WithHint("migrate it back if you want it here")
 		default:

@@ -260,13 +260,40 @@ func (a *arrival) look(ctx context.Context) (virt.Domain, error) {
 	return dom, nil
 }
 
+// heard acts on an event. RESUMED is the fact itself: asking again would lengthen the
+// guest's outage.
+func (a *arrival) heard(ctx context.Context, e virt.Event) error {
+	switch rec := a.record(); {
+	case rec.Ended():
+		return nil
+	case rec.Undoing:
+		return a.undo(ctx, a.reached(), a.failed)
+	case e.Kind == virt.EventResumed && (e.Reason == virt.ReasonMigrated || e.Reason == virt.ReasonPostCopy) && a.awaits():
+		return a.commit(ctx)
+	}
+	_, err := a.lookAndCommit(ctx, false)
+	return err
+}
+
+// again sees to it that what went wrong is tried again soon, and says so.
+func (a *arrival) again(ctx context.Context, err error) {
+	if err == nil || ctx.Err() != nil || a.record().Ended() {
+		return
+	}
+	logkit.From(ctx).Warn("an arriving migration can't go on; it will be tried again",
+		logkit.Phase.Of(string(a.record().Phase)), logkit.Err(err))
+	a.arm(a.d.cfg.RetryLimit)
+}
+
 // lookAndCommit takes the guest when the facts say that it has arrived.
 func (a *arrival) lookAndCommit(ctx context.Context, sourceEnded bool) (virt.Domain, error) {
 	dom, err := a.look(ctx)
-	if err != nil {
+	switch rec := a.record(); {
+	case err != nil:
 		return dom, err
-	}
-	if a.awaits() && Committed(dom, a.record().WasPaused, sourceEnded) {
+	case rec.Committed && !rec.Ended():
+		return dom, a.close(ctx, instance.MigrationCompleted, nil)
+	case a.awaits() && Committed(dom, rec.WasPaused, sourceEnded):
 		return dom, a.commit(ctx)
 	}
 	return dom, nil

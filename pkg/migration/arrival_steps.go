@@ -77,10 +77,31 @@ func (a *arrival) activate(ctx context.Context) error {
 		return struct{}{}, a.d.ports.Plugger.Activate(ctx, a.instance, a.record().ports())
 	})
 	if err != nil && ctx.Err() == nil { // the guest runs here, reachable or not: it must be owned
-		logkit.From(ctx).Error("the ports of an arrived guest can't be activated", logkit.Err(err))
+		logkit.From(ctx).Error("the ports of an arrived guest can't be activated yet", logkit.Err(err))
+		a.activateLater()
 		return nil
 	}
 	return causeOf(ctx, err)
+}
+
+// activateLater goes on trying while the guest that this migration brought is here.
+func (a *arrival) activateLater() {
+	c := a.d.cfg
+	retry := green.Retry{Max: -1, First: c.RetryFirst, Limit: c.RetryLimit}
+	green.SpawnN(a.d.life(), func(ctx context.Context) error {
+		ctx, cancel := within(a.logged(ctx), c.CleanTimeout, "activating ports")
+		defer cancel()
+		_, err := green.RetryCall(ctx, retry, func(ctx context.Context) (struct{}, error) {
+			if dom, err := a.look(ctx); err != nil || dom.State == "" {
+				return struct{}{}, err
+			}
+			return struct{}{}, a.d.ports.Plugger.Activate(ctx, a.instance, a.record().ports())
+		})
+		if err != nil {
+			logkit.From(ctx).Error("the ports of an arrived guest are given up", logkit.Err(err))
+		}
+		return nil
+	})
 }
 
 func (a *arrival) own(ctx context.Context) error {
@@ -94,13 +115,7 @@ func (a *arrival) own(ctx context.Context) error {
 // arm makes the claim run out after d.
 func (a *arrival) arm(d time.Duration) {
 	a.disarm()
-	a.d.mu.Lock()
-	ctx := a.d.ctx
-	a.d.mu.Unlock()
-	if ctx == nil { // not started: nobody listens either
-		return
-	}
-	a.timer = green.SpawnAfter(ctx, d, func(ctx context.Context) (struct{}, error) {
+	a.timer = green.SpawnAfter(a.d.life(), d, func(ctx context.Context) (struct{}, error) {
 		a.expire(a.logged(ctx))
 		return struct{}{}, nil
 	})
@@ -124,12 +139,8 @@ func (a *arrival) expire(ctx context.Context) {
 	if rec.Ended() {
 		return
 	}
-	if err := a.expireOnce(ctx, rec); err != nil && ctx.Err() == nil {
-		logkit.From(ctx).Warn("a claim has run out and can't be settled yet", logkit.Err(err))
-	}
-	if rec := a.record(); !rec.Ended() && ctx.Err() == nil {
-		a.arm(a.d.cfg.ClaimTimeout)
-	}
+	a.arm(a.d.cfg.ClaimTimeout)
+	a.again(ctx, a.expireOnce(ctx, rec))
 }
 
 func (a *arrival) expireOnce(ctx context.Context, rec Record) error {

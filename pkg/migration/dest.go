@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/compute-agent/compute-agent/internal/logkit"
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/instance"
@@ -63,6 +62,17 @@ func (d *Dest) Start(ctx context.Context) error {
 	return nil
 }
 
+// life is the context of Start; nil before it.
+func (d *Dest) life() context.Context {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ctx
+}
+
+func (d *Dest) notStarted(method string) error {
+	return fault.New(fault.Conflict, method, d.cfg.Host, "the destination role has not been started")
+}
+
 // hear notes that a guest that is expected may have come. After a new connection
 // events may be missing: then all are looked at.
 func (d *Dest) hear(e virt.Event) {
@@ -90,14 +100,11 @@ func (d *Dest) seen(ctx context.Context, migration string, e virt.Event) error {
 	}
 	ctx = a.logged(ctx)
 	if err := a.lock(ctx); err != nil {
-		return err
+		return nil //nolint:nilerr // stopping
 	}
 	defer a.unlock()
-	if e.Kind == virt.EventResumed && (e.Reason == virt.ReasonMigrated || e.Reason == virt.ReasonPostCopy) && a.awaits() {
-		return a.commit(ctx) // the event is the fact; asking again would lengthen the outage
-	}
-	_, err := a.lookAndCommit(ctx, false)
-	return err
+	a.again(ctx, a.heard(ctx, e))
+	return nil
 }
 
 func (d *Dest) find(migration string) *arrival {
@@ -232,6 +239,9 @@ func (d *Dest) Prepare(ctx context.Context, args api.PeerMigrateArgs) (api.Prepa
 	if err := args.Check(); err != nil {
 		return api.PreparedResult{}, err
 	}
+	if d.life() == nil {
+		return api.PreparedResult{}, d.notStarted(method)
+	}
 	if args.Source == d.cfg.Host {
 		return api.PreparedResult{}, refusal(args.Instance.UUID, []string{"the destination is the host on which the instance already is"})
 	}
@@ -283,7 +293,8 @@ func (d *Dest) Post(ctx context.Context, args api.PeerRefArgs) (api.OwnedResult,
 	}
 	defer a.unlock()
 	dom, err := a.lookAndCommit(ctx, args.SourceEnded)
-	if err != nil {
+	a.again(ctx, err)
+	if err != nil && !a.record().Committed {
 		return api.OwnedResult{}, fault.Wrap(err, method, a.id)
 	}
 	res := api.OwnedResult{Owned: a.record().Committed, State: string(dom.State), Reason: string(dom.Reason)}
@@ -303,6 +314,9 @@ func (d *Dest) Rollback(ctx context.Context, args api.PeerRefArgs) error {
 	if err := args.Check(); err != nil {
 		return err
 	}
+	if d.life() == nil {
+		return d.notStarted(method)
+	}
 	a, _ := d.add(d.record(api.PeerMigrateArgs{
 		Migration: args.Migration, Generation: args.Generation,
 		Instance: instance.Instance{UUID: args.Instance},
@@ -317,17 +331,26 @@ func (d *Dest) Rollback(ctx context.Context, args api.PeerRefArgs) error {
 }
 
 // Resume takes up a record of the journal after a restart: finishes what is
-// committed, undoes what was being prepared, waits on for what was promised.
+// committed, undoes what was being prepared, waits on for what was promised. It
+// returns at once; call it for every record before any request is served, so that no
+// message finds its migration unknown. Conflict before Start.
 func (d *Dest) Resume(ctx context.Context, rec Record) error {
+	life := d.life()
+	if life == nil {
+		return d.notStarted(op)
+	}
 	a, known := d.add(rec)
 	if known {
 		return nil
 	}
-	ctx = a.logged(ctx)
-	if err := a.lock(ctx); err != nil {
+	if err := a.lock(ctx); err != nil { // it is new: the turn is ours
 		return fault.Wrap(err, op, a.id)
 	}
-	defer a.unlock()
-	logkit.From(ctx).Info("an arriving migration is taken up again", logkit.Phase.Of(string(rec.Phase)))
-	return fault.Wrap(a.resume(ctx), op, a.id)
+	green.SpawnN(life, func(ctx context.Context) error {
+		defer a.unlock()
+		ctx = a.logged(ctx)
+		a.again(ctx, a.resume(ctx))
+		return nil
+	})
+	return nil
 }

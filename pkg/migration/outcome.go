@@ -106,7 +106,8 @@ type Facts struct {
 //   - a source that runs proves that the guest stayed, unless anything says that it
 //     arrived too: then it runs twice, and nobody but a person may choose;
 //   - a destination that runs the guest, or has committed, has it;
-//   - a destination where it only lies paused has it when the source let go of it;
+//   - a destination where it only lies paused, for a reason of its own, has finished
+//     the arrival: it has the guest unless the job is known to have failed;
 //   - a source that holds it paused still has it when the destination does not.
 func Outcome(f Facts) Verdict {
 	switch {
@@ -151,7 +152,8 @@ func (f Facts) arrived() bool {
 	case SightRunning:
 		return sure || f.Source != SightUnknown
 	case SightPaused:
-		return sure || f.gone()
+		stands := f.Source == SightPaused || f.Source == SightMoving // here too, and ran nowhere since
+		return sure || f.gone() || stands && f.Job == JobNone
 	case SightPostCopy: // the last word, RESUMED(migrated), may be late
 		return f.Job == JobCompleted || f.Source == SightLeft
 	case SightUnknown:

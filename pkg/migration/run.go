@@ -26,6 +26,7 @@ type run struct {
 	id       string // of the migration
 	instance string
 	begun    bool          // Run has it; guarded by Source.mu
+	accepted bool          // Accept has journaled it; guarded by Source.mu
 	wake     chan struct{} // one beat of the monitor, now
 
 	saving sync.Mutex // one change of the record at a time, in journal order; taken before mu
@@ -40,6 +41,7 @@ type run struct {
 }
 
 func newRun(s *Source, rec Record) *run {
+	rec.Migration.Policy = or(rec.Migration.Policy, s.cfg.Policy)
 	return &run{
 		s: s, id: rec.Migration.UUID, instance: rec.Migration.Instance,
 		rec: rec, resumed: rec.Phase != PhaseAccept, wake: make(chan struct{}, 1),
@@ -80,8 +82,9 @@ func (r *run) completedJob() *virt.Job {
 	return r.job
 }
 
-// save changes the record, journals it and reports it. When the journal refuses, the
-// record is as before.
+// save changes the record, journals it and reports it. When the journal refuses often
+// enough, the record is as before; what must be written, because nothing can be undone
+// any more, is offered until ctx ends.
 func (r *run) save(ctx context.Context, change func(*Record)) error {
 	r.saving.Lock()
 	defer r.saving.Unlock()
@@ -90,6 +93,9 @@ func (r *run) save(ctx context.Context, change func(*Record)) error {
 	next.UpdatedAt = time.Now()
 	next.Migration.UpdatedAt = next.UpdatedAt
 	retry := green.Retry{Max: journalTries - 1, First: r.s.cfg.RetryFirst, Limit: r.s.cfg.RetryLimit}
+	if next.Undoing || next.Ended() || afterPerform(next.Phase) { // there is no other way to go
+		retry.Max = -1
+	}
 	_, err := green.RetryCall(ctx, retry, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, r.s.ports.Journal.Save(ctx, next)
 	})
@@ -99,6 +105,9 @@ func (r *run) save(ctx context.Context, change func(*Record)) error {
 	r.set(next)
 	return nil
 }
+
+// afterPerform reports whether a phase of the source lies behind the commit point.
+func afterPerform(p Phase) bool { return p == PhaseSwitch || p == PhaseClean }
 
 // note changes the record and reports it; it is not worth a write to the journal.
 func (r *run) note(change func(*Record)) {
@@ -135,7 +144,7 @@ func (r *run) retreat(ctx context.Context, p Phase) error {
 }
 
 // conduct is Run, once the migration is registered.
-func (r *run) conduct(ctx context.Context) (instance.Migration, error) {
+func (r *run) conduct(ctx context.Context, accepted bool) (instance.Migration, error) {
 	rec := r.record()
 	ctx = logkit.With(ctx, logkit.Instance.Of(r.instance), logkit.Migration.Of(r.id), logkit.Peer.Of(rec.Migration.Dest))
 	from := rec.Phase
@@ -151,8 +160,8 @@ func (r *run) conduct(ctx context.Context) (instance.Migration, error) {
 	case from == PhasePrepare:
 		return r.giveUp(ctx, from, VerdictFailed, fault.New(fault.Unavailable, op, r.id, "the agent was restarted while the destination prepared").
 			WithHint("start the migration again"))
-	case from == PhaseCheck:
-		from = PhaseQueue // its slot went with the restart; neither has a side effect
+	case from == PhaseAccept && accepted, from == PhaseCheck:
+		from = PhaseQueue // after a restart from check too: the slot went with it
 	}
 	logkit.From(ctx).Info("live migration begins", logkit.Phase.Of(string(from)))
 	reached, err := walk(ctx, r, sourceTable(), from)
@@ -161,7 +170,7 @@ func (r *run) conduct(ctx context.Context) (instance.Migration, error) {
 		return r.record().Migration, context.Cause(ctx)
 	case err == nil:
 		return r.finish(ctx, VerdictCompleted, nil)
-	case errors.Is(err, errUnknown), indexOf(sourceTable(), reached) > indexOf(sourceTable(), PhasePerform):
+	case errors.Is(err, errUnknown), afterPerform(reached):
 		return r.freeze(ctx, err)
 	case fault.KindOf(err) == fault.Cancelled:
 		return r.giveUp(ctx, reached, VerdictCancelled, err)

@@ -104,6 +104,9 @@ func (s *Source) Accept(ctx context.Context, rec Record) error {
 		s.drop(r)
 		return err
 	}
+	s.mu.Lock()
+	r.accepted = true
+	s.mu.Unlock()
 	return nil
 }
 
@@ -153,7 +156,7 @@ func (s *Source) Run(ctx context.Context, rec Record) (instance.Migration, error
 		return rec.Migration, err
 	}
 	s.mu.Lock()
-	twice := r.begun
+	twice, accepted := r.begun, r.accepted
 	r.begun = true
 	s.mu.Unlock()
 	if twice {
@@ -161,7 +164,7 @@ func (s *Source) Run(ctx context.Context, rec Record) (instance.Migration, error
 	}
 	defer s.drop(r)
 	defer r.releaseSlot()
-	return r.conduct(ctx)
+	return r.conduct(ctx, accepted)
 }
 
 // Abort asks for the end of a migration, in any phase; an empty migrationID means
