@@ -62,6 +62,7 @@ type Record struct {
 	AbortReason    string  `json:"abort_reason,omitempty"`    // source: who or what asked
 	PostCopy       bool    `json:"post_copy,omitempty"`       // source: the one-way door was opened
 	PausedByUs     bool    `json:"paused_by_us,omitempty"`    // source: paused to let the migration end
+	RolledBack     bool    `json:"rolled_back,omitempty"`     // source: the destination answered that nothing is left there
 	Verdict        Verdict `json:"verdict,omitempty"`         // source: how it ends, once known
 	Committed      bool    `json:"committed,omitempty"`       // destination: it owns the guest
 
@@ -99,9 +100,12 @@ func NewRecord(inst instance.Instance, args api.MigrateArgs, source, requestID s
 	}
 }
 
-// Ended reports whether nothing is left to do for the record by itself. A record
-// whose migration is in status error has ended too: people decide.
+// Ended reports whether nothing is left to do for the record.
 func (r Record) Ended() bool { return r.Phase == PhaseEnd }
+
+// Frozen reports whether the outcome is unknown and people decide. Run of a frozen
+// record looks at the facts again and goes on when they have become clear.
+func (r Record) Frozen() bool { return r.Migration.Status == instance.MigrationError }
 
 // advance gives the record at a phase, with the matching status and time.
 func (r Record) advance(p Phase, status instance.MigrationStatus, undoing bool) Record {
