@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
@@ -34,7 +33,7 @@ type Config struct {
 	StartTimeout          time.Duration         // a start, until the guest runs; 120 s
 	DestroyTimeout        time.Duration         // one destroy; 60 s
 	HardRebootTimeout     time.Duration         // the whole of a hard reboot; 600 s
-	ShutdownTimeout       time.Duration         // a clean power off, before the power is taken (nova's shutdown_timeout); 60 s
+	ShutdownTimeout       time.Duration         // a clean power off, before the power is taken (nova's shutdown_timeout); 60 s. Negative: never ask
 	ShutdownRetryInterval time.Duration         // between its requests (nova's shutdown_retry_interval); 10 s
 	Interval              time.Duration         // between two looks at the guest; 0.5 s
 	MaxRetry              int                   // tries of a start or a destroy after the first; 2. Negative: none
@@ -54,35 +53,45 @@ type Result struct {
 	Took   time.Duration // from the call to the running guest
 }
 
-// Rebooter restarts and stops guests.
+// Rebooter restarts and stops guests. It keeps nothing between two calls.
 type Rebooter struct {
 	cfg     Config
 	machine Hypervisor
 	plugger Plugger
 }
 
-// New makes a Rebooter.
+// New makes a Rebooter on a hypervisor and the host's ports.
 func New(cfg Config, h Hypervisor, p Plugger) *Rebooter {
-	return &Rebooter{cfg: cfg, machine: h, plugger: p}
+	return &Rebooter{cfg: cfg.withDefaults(), machine: h, plugger: p}
 }
 
-func notBuilt(what string) error { return fault.New(fault.Internal, what, "", "not built yet") }
-
-// Soft asks the guest to go off and starts it again; a guest that can't or won't is rebooted hard.
-// beforeID is the domain id that the guest had when the task began, -1 if it was off or not there.
-// When ctx ends its cause is returned at once and the guest stays as it is.
-func (r *Rebooter) Soft(ctx context.Context, d virt.Definition, beforeID int) (Result, error) {
-	return Result{}, notBuilt("reboot_instance")
-}
-
-// Hard takes the guest's power, wires its ports anew, defines it from the record and starts it.
-// beforeID and ctx are as for Soft.
-func (r *Rebooter) Hard(ctx context.Context, d virt.Definition, beforeID int) (Result, error) {
-	return Result{}, notBuilt("reboot_instance")
-}
-
-// Stop powers the guest off: clean asks it first, for at most ShutdownTimeout; then its power is
-// taken in any case. A guest that is off or gone already is success.
-func (r *Rebooter) Stop(ctx context.Context, id string, clean bool) error {
-	return notBuilt("stop_instance")
+// withDefaults fills what was left open.
+func (c Config) withDefaults() Config {
+	if c.Methods == nil {
+		c.Methods = []virt.ShutdownMethod{virt.ShutdownACPI, virt.ShutdownAgent}
+	}
+	for _, f := range []struct {
+		value    *time.Duration
+		fallback time.Duration
+	}{
+		{&c.MethodTimeout, 30 * time.Second},
+		{&c.CallTimeout, 30 * time.Second},
+		{&c.WaitSoftReboot, 120 * time.Second},
+		{&c.StartTimeout, 120 * time.Second},
+		{&c.DestroyTimeout, 60 * time.Second},
+		{&c.HardRebootTimeout, 600 * time.Second},
+		{&c.ShutdownTimeout, 60 * time.Second},
+		{&c.ShutdownRetryInterval, 10 * time.Second},
+		{&c.Interval, 500 * time.Millisecond},
+		{&c.RetryFirst, time.Second},
+	} {
+		if *f.value == 0 {
+			*f.value = f.fallback
+		}
+	}
+	if c.MaxRetry == 0 {
+		c.MaxRetry = 2
+	}
+	c.MaxRetry = max(c.MaxRetry, 0)
+	return c
 }
