@@ -4,6 +4,7 @@ package archtest
 // exist yet may stand here.
 var floors = map[string]int{
 	"cmd/compute-agent": 60,
+	"internal/docgen":   56,
 	"internal/config":   55,
 	"pkg/simulate":      50,
 	"internal/compose":  48,

@@ -66,7 +66,7 @@ type RPC struct {
 	Listen         string        `key:"embedded_listen" default:"127.0.0.1:4222" doc:"where the embedded server listens; loopback only, it has no authentication"`
 	CastsMaxAge    time.Duration `key:"casts_max_age" default:"168h" min:"1m" doc:"how long the embedded server and nats-setup keep casts that nobody reads"`
 	EventsMaxAge   time.Duration `key:"events_max_age" default:"24h" min:"1m" doc:"how long the embedded server and nats-setup keep events"`
-	Replicas       int           `key:"replicas" default:"1" min:"1" doc:"copies of streams and buckets that nats-setup makes; 3 on a cluster"`
+	Replicas       int           `key:"replicas" default:"0" min:"0" doc:"copies of streams and buckets that nats-setup makes, 3 on a cluster; 0: 1 for new ones, the others keep theirs"`
 }
 
 // Libvirt is the section libvirt.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -174,26 +173,6 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s and %s share %s", o.Key, other, o.Env)
 		}
 		env[o.Env] = o.Key
-	}
-}
-
-// The generated files are what the code says.
-func TestGenerated(t *testing.T) {
-	for path, write := range map[string]func(*bytes.Buffer) error{
-		"../../docs/configuration.md":      func(b *bytes.Buffer) error { return config.Markdown(b) },
-		"../../systemd/compute-agent.toml": func(b *bytes.Buffer) error { return config.Example(b) },
-	} {
-		var want bytes.Buffer
-		if err := write(&want); err != nil {
-			t.Fatal(err)
-		}
-		got, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if d := cmp.Diff(want.String(), string(got)); d != "" {
-			t.Errorf("%s is not what the code says; run make generate\n%s", path, d)
-		}
 	}
 }
 
