@@ -27,14 +27,14 @@ tour() {
 	show "${create[@]}"
 	answers
 	say "It moves to $HOST2 while it runs"
-	show migration start web1 --to "$HOST2"
+	show migration start web1 --to "$HOST2" --bandwidth "${BANDWIDTH:-48}"
 	answers
 	say "A soft reboot: the guest is asked by its power button, then started again"
 	show instance reboot web1
 	answers
 	show instance list
 	say "What happened"
-	"$BIN" events --from all --kind task --kind instance
+	show events --instance web1
 }
 
 # mac is the address that the lab's guest answers under.
