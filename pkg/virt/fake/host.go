@@ -132,7 +132,7 @@ func (h *Host) AddForeign(name string) string {
 // Crash ends a guest as the death of its QEMU does: stopped(failed), off by crashed.
 func (h *Host) Crash(id string) error {
 	return h.guest("crash", id, func(d *domain) {
-		h.stopLocked(d, virt.Shutoff, virt.ReasonCrashed, virt.ReasonFailed)
+		h.stopLocked(d, virt.ReasonCrashed, virt.ReasonFailed)
 	})
 }
 

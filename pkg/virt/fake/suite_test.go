@@ -79,6 +79,7 @@ func life(t *testing.T) context.Context {
 
 func TestSuite(t *testing.T) {
 	virttest.Suite(t, func(t *testing.T) virttest.Rig {
+		t.Helper()
 		w := fake.NewWorld(life(t))
 		return rig(t, newHost(t, w, brisk("a")), newHost(t, w, brisk("b")))
 	})
@@ -90,6 +91,7 @@ func TestSuiteOnVirtualTime(t *testing.T) {
 		t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
 	}
 	virttest.SuiteWith(t, inBubble, func(t *testing.T) virttest.Rig {
+		t.Helper()
 		w := fake.NewWorld(life(t))
 		return rig(t, newHost(t, w, fake.Config{Name: "a"}), newHost(t, w, fake.Config{Name: "b"}))
 	})
@@ -97,6 +99,7 @@ func TestSuiteOnVirtualTime(t *testing.T) {
 
 func TestSuiteAcrossProcesses(t *testing.T) {
 	virttest.Suite(t, func(t *testing.T) virttest.Rig {
+		t.Helper()
 		var hosts [2]*fake.Host
 		for i := range hosts { // a world each: only the link joins them
 			c := brisk(fmt.Sprintf("process-%d", i))
