@@ -108,7 +108,7 @@ func TestSuiteOnVirtualTime(t *testing.T) {
 	})
 }
 
-func TestSuiteAcrossProcesses(t *testing.T) {
+func TestSuiteAcrossTheLink(t *testing.T) {
 	virttest.Suite(t, func(t *testing.T) virttest.Rig {
 		t.Helper()
 		var hosts [2]*fake.Host
