@@ -91,4 +91,3 @@ func (w *World) Audit() []Finding {
 	slices.SortFunc(out, func(a, b Finding) int { return strings.Compare(a.Instance, b.Instance) })
 	return out
 }
-
