@@ -386,3 +386,40 @@ func TestDriverListsWhatItLooksUp(t *testing.T) {
 		}
 	}
 }
+
+// An interface is attached to and detached from a running guest, and is in its definition accordingly.
+func TestDriverPlugsInterfaces(t *testing.T) {
+	l := startLab(t)
+	var next atomic.Int32
+	d := openDriver(t, l.Host(1), func(c *libvirt.Config) { c.DetachTimeout = 5 * time.Second })
+	make1 := specs(t, l, &next)
+	spec, extra := make1(), make1().Ports[0]
+	runGuest(t, d, spec)
+	has := func() bool {
+		s, err := d.Stats(t.Context(), spec.UUID)
+		must(t, "Stats", err)
+		_, ok := s.Nics[extra.Device()]
+		return ok
+	}
+	for range 2 {
+		must(t, "AttachPort", d.AttachPort(t.Context(), spec.UUID, extra))
+		if !has() {
+			t.Error("the guest does not have the interface after AttachPort")
+		}
+	}
+	waitTick(t, d, spec.UUID)
+	for range 2 {
+		began := time.Now()
+		must(t, "DetachPort", d.DetachPort(t.Context(), spec.UUID, extra))
+		t.Logf("DetachPort took %s", time.Since(began).Round(time.Millisecond))
+		if has() {
+			t.Error("the guest has the interface after DetachPort")
+		}
+	}
+	must(t, "Destroy", d.Destroy(t.Context(), spec.UUID))
+	must(t, "AttachPort", d.AttachPort(t.Context(), spec.UUID, extra))
+	must(t, "Start", d.Start(t.Context(), spec.UUID))
+	if !has() {
+		t.Error("a port attached to a guest that is off is not there after its start")
+	}
+}
