@@ -40,6 +40,9 @@ type Config struct {
 	// Listen is a loopback address (127.0.0.1:0) where guests of other processes may
 	// arrive; empty: only from the same World.
 	Listen string
+	// LinkTimeout bounds one exchange with a host of another process, default 10 s; a
+	// migration over a link that says nothing for 360 times as long has failed.
+	LinkTimeout time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -59,6 +62,7 @@ func (c Config) withDefaults() Config {
 	orDuration(&c.Setup, 5*time.Millisecond)
 	orDuration(&c.SwitchOver, 5*time.Millisecond)
 	orDuration(&c.Finish, 20*time.Millisecond)
+	orDuration(&c.LinkTimeout, 10*time.Second)
 	orDuration(&c.MaxDowntime, 300*time.Millisecond)
 	if c.BandwidthMiB == 0 {
 		c.BandwidthMiB = 1024
@@ -131,7 +135,7 @@ func (g Guest) of(s instance.Spec) Guest {
 		g.Agent = b
 	}
 	if n, err := strconv.ParseUint(s.Metadata["fake.used_percent"], 10, 7); err == nil {
-		g.UsedPercent = int(min(n, 100)) //nolint:gosec // at most 100
+		g.UsedPercent = int(min(n, 100))
 	}
 	if g.Tick <= 0 {
 		g.Tick = time.Second

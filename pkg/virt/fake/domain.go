@@ -88,7 +88,7 @@ const maxConsole = 4096
 func (d *domain) log(now time.Time) string {
 	g := d.brain.Guest
 	up := d.brain.uptime(now)
-	if g.Tick <= 0 || up < g.Boot {
+	if g.Tick <= 0 || up < g.Boot || (d.arriving != nil && !d.live) {
 		return ""
 	}
 	last := int64((up-g.Boot)/g.Tick) + 1

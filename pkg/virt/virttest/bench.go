@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
@@ -174,30 +175,27 @@ func (b *bench) eventually(what string, done func() (ok bool, seen string)) {
 	}
 }
 
-// later runs f beside the case and gives its error; the case does not end before it.
-func (b *bench) later(f func(ctx context.Context) error) <-chan error {
+// beside is a call that runs beside the case.
+type beside = *green.Thread[struct{}]
+
+// later runs f beside the case, which does not end before it.
+func (b *bench) later(f func(ctx context.Context) error) beside {
 	b.t.Helper()
-	done := make(chan error, 1)
-	var wg sync.WaitGroup
-	wg.Go(func() { done <- f(b.ctx) })
-	b.t.Cleanup(wg.Wait)
-	return done
+	call := green.Spawn(b.ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, f(ctx) })
+	b.t.Cleanup(func() { <-call.Done() })
+	return call
 }
 
-// result waits for what later gives.
-func (b *bench) result(what string, done <-chan error) error {
+// result waits for the end of what later began and gives its error.
+func (b *bench) result(what string, call beside) error {
 	b.t.Helper()
-	timer := time.NewTimer(b.Wait)
-	defer timer.Stop()
-	select {
-	case err := <-done:
-		return err
-	case <-timer.C:
+	ctx, cancel := context.WithTimeout(b.ctx, b.Wait)
+	defer cancel()
+	_, err := call.Wait(ctx)
+	if errors.Is(err, green.ErrWaitGivenUp) {
 		b.t.Fatalf("waited %v for: %s", b.Wait, what)
-	case <-b.ctx.Done():
-		b.t.Fatalf("%s: the test ended", what)
 	}
-	return nil
+	return err
 }
 
 // collector keeps the events of one host.

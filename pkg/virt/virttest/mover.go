@@ -34,13 +34,13 @@ func (b *bench) newMigration(to Driver, id string, generation uint64) virt.Migra
 }
 
 // start performs a migration beside the case.
-func (b *bench) start(r virt.MigrateRequest) <-chan error {
+func (b *bench) start(r virt.MigrateRequest) beside {
 	b.t.Helper()
 	return b.later(func(ctx context.Context) error { return b.Source.Migrate(ctx, r) })
 }
 
 // slow starts a migration that is held back, and waits until its memory moves.
-func (b *bench) slow(r virt.MigrateRequest) <-chan error {
+func (b *bench) slow(r virt.MigrateRequest) beside {
 	b.t.Helper()
 	r.BandwidthMiB = b.SlowMiB
 	done := b.start(r)

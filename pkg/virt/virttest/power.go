@@ -130,7 +130,7 @@ func testStats(b *bench) {
 	id := b.booted()
 	first, err := b.Source.Stats(b.ctx, id)
 	b.ok("Stats", err)
-	if want := uint64(b.specs[id].MemoryMiB) << 10; first.MemoryKiB != want { //nolint:gosec // a small guest
+	if want := uint64(b.specs[id].MemoryMiB) << 10; first.MemoryKiB != want {
 		b.t.Errorf("Stats gives %d KiB of memory, want %d", first.MemoryKiB, want)
 	}
 	b.eventually("the CPU time grows", func() (bool, string) {

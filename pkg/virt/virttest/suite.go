@@ -57,6 +57,7 @@ func SuiteWith(t *testing.T, run Runner, newRig func(t *testing.T) Rig) {
 	t.Helper()
 	for _, c := range cases() {
 		run(t, c.name, func(t *testing.T) {
+			t.Helper()
 			rig := newRig(t)
 			if c.needs != nil && !c.needs(rig) {
 				t.Logf("left out: this rig has no %s", c.name)
