@@ -4,11 +4,14 @@ package archtest
 // exist yet may stand here.
 var floors = map[string]int{
 	"cmd/compute-agent": 60,
+	"internal/docgen":   56,
 	"internal/config":   55,
 	"pkg/simulate":      50,
 	"internal/compose":  48,
 	"pkg/controller":    45,
-	"pkg/agent":         40,
+
+	"pkg/controller/controllertest": 46,
+	"pkg/agent":                     40,
 
 	"pkg/migration": 30,
 	"pkg/reboot":    30,

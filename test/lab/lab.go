@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -29,10 +30,11 @@ type Config struct {
 // Lab is a running lab. It belongs to the process that started it; its methods are not safe for concurrent use, those of
 // its hosts are as long as nobody closes the lab.
 type Lab struct {
-	hosts []*Host
-	guest Guest
-	nats  []*NATS
-	lock  *os.File
+	hosts  []*Host
+	guest  Guest
+	nats   []*NATS
+	agents []*Agent
+	lock   *os.File
 }
 
 // Start sweeps away what an earlier lab left, makes the networks and brings up the hosts, each with a libvirtd that
@@ -119,22 +121,32 @@ func (l *Lab) Dir(name string) (string, error) {
 }
 
 // Close removes every process, link, namespace, mount and file of the lab. It works on when ctx has already ended; each
-// of its waits is bounded. A second Close does nothing.
+// of its waits is bounded. Something that is still there at the end is an error that names it. A second Close does nothing.
 func (l *Lab) Close(ctx context.Context) error {
 	if l.lock == nil {
 		return nil
 	}
 	ctx = context.WithoutCancel(ctx)
+	for _, a := range l.agents {
+		a.Kill()
+	}
 	for _, n := range l.nats {
 		n.Kill()
 	}
+	var errs []error
 	for _, h := range l.hosts {
-		h.shutDown()
+		errs = append(errs, h.shutDown(ctx))
 	}
-	err := sweep(ctx)
-	if closeErr := l.lock.Close(); closeErr != nil {
-		err = errors.Join(err, fmt.Errorf("cannot unlock the lab: %w", closeErr))
+	errs = append(errs, sweep(ctx))
+	// Looked at before the lock is given back: afterwards it may be another lab's.
+	left, lookErr := Remains(ctx)
+	if len(left) > 0 {
+		lookErr = fmt.Errorf("the lab left behind: %s", strings.Join(left, ", "))
+	}
+	errs = append(errs, lookErr)
+	if err := l.lock.Close(); err != nil {
+		errs = append(errs, fmt.Errorf("cannot unlock the lab: %w", err))
 	}
 	l.lock = nil
-	return err
+	return errors.Join(errs...)
 }

@@ -15,10 +15,13 @@ import (
 // as a child and then waits for ever. The guests, which QEMU turns into daemons, become children of that shell, and a
 // shell that waits reaps every child at once. Without it they would be left to process 1, which in containers often
 // reaps late or never, and libvirt, which waits for the process to go, would take seconds for each end of a guest.
-// Arguments: the file for libvirtd's process id, then libvirtd's command line.
+// SIGTERM ends it when its children have ended. Arguments: the file for libvirtd's process id, then libvirtd's command line.
 const (
 	subreaper = `syscall(157, 36, 1, 0, 0, 0) == 0 or die "prctl: $!"; exec @ARGV or die "exec: $!"`
-	keeper    = `pid=$1; shift; "$@" & echo $! >"$pid.new"; mv "$pid.new" "$pid"; while :; do sleep 1000; done`
+	keeper    = `pid=$1; shift; "$@" & echo $! >"$pid.new"; mv "$pid.new" "$pid"
+children() { kids=; read kids </proc/$$/task/$$/children; [ -n "$kids" ]; }
+trap 'kill $s; while children; do sleep 0.01; done; exit' TERM
+while :; do sleep 1000 & s=$!; wait $s; done`
 )
 
 // libvirtPatience is how long libvirtd may take to get a process id, and to end after SIGTERM before it is killed.
@@ -107,15 +110,21 @@ func (h *Host) waitLibvirt(ctx context.Context, limit time.Duration) error {
 
 func (h *Host) libvirtLog() string { return h.Outside("/var/log/libvirt/libvirtd.log") }
 
-// shutDown ends what this process started in the host and reaps it; the sweep takes the rest.
-func (h *Host) shutDown() {
-	if h.libvirt != 0 {
-		_ = syscall.Kill(h.libvirt, syscall.SIGKILL)
+// shutDown kills everything in the host and then lets those end who reap it, so that no dead process is left to process 1.
+// What it leaves, after a start that failed half-way, is the sweep's.
+func (h *Host) shutDown(ctx context.Context) error {
+	if h.anchor == nil {
+		return nil
 	}
+	last := []int{h.anchor.pid()}
 	for _, k := range h.keepers {
-		k.kill()
+		last = append(last, k.pid())
 	}
-	if h.anchor != nil {
-		h.anchor.kill()
+	_, err := kill(ctx, h.netns, last...)
+	for _, k := range h.keepers {
+		k.stop()
 	}
+	h.anchor.kill()
+	h.keepers, h.anchor, h.libvirt = nil, nil, 0
+	return err
 }

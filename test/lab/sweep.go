@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -55,9 +56,7 @@ func sweep(ctx context.Context) error {
 	}
 	var errs []error
 	for _, name := range spaces {
-		errs = append(errs, poll(ctx, sweepPatience, 10*time.Millisecond, func(ctx context.Context) error {
-			return killProcesses(ctx, name)
-		}))
+		errs = append(errs, killAll(ctx, name))
 	}
 	links, err := rootLinks(ctx)
 	errs = append(errs, err)
@@ -74,19 +73,25 @@ func sweep(ctx context.Context) error {
 	return nil
 }
 
-// killProcesses kills everything in a network namespace and returns an error as long as something is there.
-func killProcesses(ctx context.Context, netns string) error {
-	pids, err := processes(ctx, netns)
-	if err != nil {
+// killAll kills everything in a network namespace and waits until it is gone.
+func killAll(ctx context.Context, netns string) error {
+	return poll(ctx, sweepPatience, 5*time.Millisecond, func(ctx context.Context) error {
+		pids, err := kill(ctx, netns)
+		if err == nil && len(pids) > 0 {
+			err = fmt.Errorf("processes %v are still in %s", pids, netns)
+		}
 		return err
-	}
+	})
+}
+
+// kill sends SIGKILL to everything in a network namespace but the spared ones, and returns whom it sent it to.
+func kill(ctx context.Context, netns string, spared ...int) ([]int, error) {
+	pids, err := processes(ctx, netns)
+	pids = slices.DeleteFunc(pids, func(pid int) bool { return slices.Contains(spared, pid) })
 	for _, pid := range pids {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // gone already is as good
 	}
-	if len(pids) > 0 {
-		return fmt.Errorf("processes %v are still in %s", pids, netns)
-	}
-	return nil
+	return pids, err
 }
 
 // namespaces lists the lab's network namespaces.

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/compute-agent/compute-agent/internal/config"
+	"github.com/compute-agent/compute-agent/pkg/controller"
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/rpc"
+)
+
+// app is one run of the program: where it reads and writes, and the flags that
+// every command has.
+type app struct {
+	in       io.Reader
+	out, err io.Writer
+	environ  []string
+	terminal bool // out is one: bars may be drawn
+	// dial connects to the bus; tests put the one in memory here.
+	dial func(ctx context.Context, c config.RPC) (rpc.Transport, error)
+	// agent runs the daemon until ctx ends.
+	agent func(ctx context.Context, c config.Config) error
+
+	root       *cobra.Command
+	configFile string
+	url        string
+	timeout    time.Duration
+	output     string
+	force      bool
+}
+
+func newApp(in io.Reader, out, err io.Writer, environ []string) *app {
+	a := &app{in: in, out: out, err: err, environ: environ, dial: dial, agent: runAgent}
+	if f, ok := out.(*os.File); ok {
+		a.terminal = term.IsTerminal(int(f.Fd()))
+	}
+	a.root = a.tree()
+	return a
+}
+
+// execute runs the command line and gives the exit code.
+func (a *app) execute(ctx context.Context, args []string) int {
+	a.root.SetArgs(args)
+	cmd, err := a.root.ExecuteContextC(ctx)
+	if err == nil {
+		return exitOK
+	}
+	return a.report(ctx, cmd, err)
+}
+
+// env gives an environment variable, or def.
+func (a *app) env(name, def string) string {
+	for _, entry := range a.environ {
+		if len(entry) > len(name) && entry[:len(name)] == name && entry[len(name)] == '=' {
+			return entry[len(name)+1:]
+		}
+	}
+	return def
+}
+
+// session is a connection to the bus and a client on it.
+type session struct {
+	*controller.Client
+	bus rpc.Transport
+}
+
+// connect reads how the bus is reached (flag, environment, file, default) and dials it.
+func (a *app) connect(ctx context.Context) (*session, error) {
+	c, err := a.rpcConfig()
+	if err != nil {
+		return nil, err
+	}
+	bus, err := a.dial(ctx, c)
+	if err != nil {
+		return nil, a.unreachable(err, c.URL)
+	}
+	o := controller.Options{Force: a.force}
+	if a.timeout > 0 {
+		o.CallTimeout, o.AcceptTimeout, o.TaskTimeout = a.timeout, a.timeout, a.timeout
+	}
+	return &session{controller.New(bus, o), bus}, nil
+}
+
+// with connects, runs fn and disconnects.
+func (a *app) with(ctx context.Context, fn func(ctx context.Context, s *session) error) error {
+	s, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(ctx, s), s.bus.Close())
+}
+
+// rpcConfig is the section rpc as a controller uses it. The file of an agent that
+// this user may not read is passed over, unless it was named.
+func (a *app) rpcConfig() (config.RPC, error) {
+	s := config.Sources{File: a.configFile, Environ: a.environ}
+	if a.url != "" {
+		s.Flags = map[string]config.Flag{"rpc.url": {Name: "rpc-url", Value: a.url}}
+	}
+	if s.File == "" {
+		s.ReadAll = readable
+	}
+	l, err := config.Load(s)
+	if err != nil {
+		return config.RPC{}, err
+	}
+	if l.RPC.IsEmbedded() { // the agent's own server, seen from outside
+		l.RPC.URL = "nats://" + l.RPC.Listen
+	}
+	return l.RPC, nil
+}
+
+func readable(path string) ([]byte, error) {
+	raw, err := os.ReadFile(path) //nolint:gosec // the path is the fixed default
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fs.ErrNotExist
+	}
+	return raw, err
+}
+
+// unreachable says where NATS was looked for and how to get one.
+func (a *app) unreachable(err error, url string) error {
+	if !fault.Retryable(err) {
+		return err
+	}
+	return fault.New(fault.Unavailable, "", "NATS at "+url, "it can't be reached").Because(err).
+		WithHint("start an agent with its own server (`compute-agent run --driver fake --rpc-url embedded`) or `nats-server -js`; " +
+			"for another address use --rpc-url or COMPUTE_AGENT_RPC_URL")
+}

@@ -1,0 +1,139 @@
+// Package config says how compute-agent is configured: which options there are,
+// what they mean and their defaults, each stated once, as the tags of [Config];
+// and reads them from one TOML file, the environment and flags, each of which
+// wins over the one before it.
+//
+// An option is a field with tags:
+//
+//	key      its name in the file; with the section it is section.key
+//	default  its default, as it would be written in the environment
+//	doc      what it does, one sentence without a dot
+//	nova     nova's option of the same meaning, when it has another name or section
+//	oneof    the words it may be
+//	min      the least number or duration it may be
+//
+// docs/configuration.md, systemd/compute-agent.toml and `compute-agent config show`
+// are made from these tags. A key that does not exist is an error with its
+// position, and so is a value of the wrong type.
+package config
+
+import "time"
+
+// DefaultFile is read when no other file is named and it exists.
+const DefaultFile = "/etc/compute-agent/compute-agent.toml"
+
+// EnvPrefix begins the names of environment variables: COMPUTE_AGENT_RPC_URL is rpc.url.
+const EnvPrefix = "COMPUTE_AGENT_"
+
+// Config is everything that can be configured. The zero Config is not lawful;
+// [Load] fills it.
+type Config struct {
+	Agent     Agent     `key:"agent" doc:"The agent itself."`
+	RPC       RPC       `key:"rpc" doc:"The bus between controllers and agents: NATS."`
+	Libvirt   Libvirt   `key:"libvirt" doc:"The libvirt driver; read when agent.driver is libvirt."`
+	Fake      Fake      `key:"fake" doc:"The fake driver, which simulates hypervisors; read when agent.driver is fake."`
+	Migration Migration `key:"migration" doc:"Live migration. The options that are called as nova's mean what nova's mean."`
+	Reboot    Reboot    `key:"reboot" doc:"Rebooting and powering off."`
+	VIF       VIF       `key:"vif" doc:"Network interfaces of guests."`
+	Log       Log       `key:"log" doc:"What the agent says of itself, on standard error."`
+}
+
+// Agent is the section agent.
+type Agent struct {
+	Host             string        `key:"host" doc:"the name this host has on the bus; empty: the name the operating system gives"`
+	Driver           string        `key:"driver" default:"libvirt" oneof:"libvirt fake" doc:"which hypervisor this agent drives"`
+	StateDir         string        `key:"state_dir" default:"/var/lib/compute-agent" doc:"where the journal is kept; one agent has it for itself"`
+	ReportInterval   time.Duration `key:"report_interval" default:"10s" min:"100ms" nova:"report_interval" doc:"how often the host reports that it is there, beside each change"`
+	ServiceDownTime  time.Duration `key:"service_down_time" default:"60s" min:"1s" nova:"service_down_time" doc:"a host that has not reported for longer counts as down"`
+	ReconcileEvery   time.Duration `key:"reconcile_interval" default:"10m" min:"1s" nova:"sync_power_state_interval" doc:"how often the journal is compared with what the hypervisor has"`
+	MaxAcceptedTasks int           `key:"max_accepted_tasks" default:"10000" min:"1" doc:"no further casts are read while so many are accepted and not ended"`
+	CastExpiry       time.Duration `key:"cast_default_expiry" default:"24h" min:"1s" doc:"a cast that says nothing about it is refused when it is read after so long"`
+	StopTimeout      time.Duration `key:"stop_timeout" default:"10s" min:"1s" doc:"how long a stop may take; migrations go on in libvirt and are taken up again at the next start"`
+}
+
+// RPC is the section rpc.
+type RPC struct {
+	URL            string        `key:"url" default:"nats://127.0.0.1:4222" doc:"NATS servers, separated by commas; embedded: a server inside this process, for one machine, demos and tests"`
+	Prefix         string        `key:"prefix" default:"compute" doc:"begins every subject; streams and buckets are called after it"`
+	Credentials    string        `key:"credentials_file" doc:"NATS credentials (JWT and seed) to log in with"`
+	NKey           string        `key:"nkey_file" doc:"NKey seed to log in with"`
+	TLSCA          string        `key:"tls_ca" doc:"certificates that the servers must be signed by; empty: the system's"`
+	TLSCert        string        `key:"tls_cert" doc:"certificate to log in with; needs tls_key"`
+	TLSKey         string        `key:"tls_key" doc:"key of tls_cert"`
+	ConnectTimeout time.Duration `key:"connect_timeout" default:"2s" min:"1ms" doc:"how long one attempt to reach a server may take; the agent tries without end"`
+	CallTimeout    time.Duration `key:"call_timeout" default:"60s" min:"1ms" nova:"rpc_response_timeout" doc:"how long a call to another agent may take when nothing else bounds it"`
+	AckWait        time.Duration `key:"ack_wait" default:"5s" min:"100ms" doc:"a cast that is not acknowledged comes again after so long; also how long a start waits for such casts"`
+	Listen         string        `key:"embedded_listen" default:"127.0.0.1:4222" doc:"where the embedded server listens; loopback only, it has no authentication"`
+	CastsMaxAge    time.Duration `key:"casts_max_age" default:"168h" min:"1m" doc:"how long the embedded server and nats-setup keep casts that nobody reads"`
+	EventsMaxAge   time.Duration `key:"events_max_age" default:"24h" min:"1m" doc:"how long the embedded server and nats-setup keep events"`
+	Replicas       int           `key:"replicas" default:"0" min:"0" doc:"copies of streams and buckets that nats-setup makes, 3 on a cluster; 0: 1 for new ones, the others keep theirs"`
+}
+
+// Libvirt is the section libvirt.
+type Libvirt struct {
+	URI                string        `key:"connection_uri" default:"qemu:///system" doc:"the hypervisor that libvirtd is asked for"`
+	Socket             string        `key:"socket" default:"/run/libvirt/libvirt-sock" doc:"the socket of the local libvirtd or virtqemud"`
+	VirtType           string        `key:"virt_type" default:"auto" oneof:"auto kvm qemu" doc:"kvm, qemu (emulated, slow), or auto: kvm where the machine has it"`
+	Machine            string        `key:"hw_machine_type" default:"q35" doc:"the machine type of guests that name none"`
+	CPUModel           string        `key:"cpu_model" default:"qemu64" doc:"the CPU of emulated guests that name none"`
+	InstancesPath      string        `key:"instances_path" default:"/var/lib/compute-agent/instances" doc:"where disks, consoles and other files of instances are kept; the same on all hosts that guests move between"`
+	LiveMigrationURI   string        `key:"live_migration_uri" default:"qemu+tls://%s/system" doc:"where guests are sent to this host; %s is live_migration_inbound_addr"`
+	InboundAddr        string        `key:"live_migration_inbound_addr" doc:"the address at which this host receives guests; empty: its host name"`
+	CallTimeout        time.Duration `key:"call_timeout" default:"30s" min:"1s" doc:"how long one call may take before the connection is given up and made again; perform has no such limit"`
+	ConnectTimeout     time.Duration `key:"connect_timeout" default:"10s" min:"100ms" doc:"how long connecting may take; it is tried without end"`
+	CallsPerConnection int           `key:"calls_per_connection" default:"4" min:"1" doc:"calls in flight on one connection; libvirtd's max_client_requests is 5"`
+	MaxMigrations      int           `key:"max_migrations" default:"4" min:"1" doc:"migrations in libvirt at a time, each on a connection of its own; not less than migration.max_concurrent_live_migrations"`
+}
+
+// Fake is the section fake.
+type Fake struct {
+	Hosts        int    `key:"hosts" default:"1" min:"1" doc:"simulate so many hosts in one process, called <host>-1, <host>-2, …; 1 keeps the plain name"`
+	VCPUs        int    `key:"vcpus" default:"64" min:"1" doc:"CPUs of a simulated host"`
+	MemoryMiB    int    `key:"memory_mib" default:"262144" min:"1" doc:"memory of a simulated host"`
+	DiskGiB      int    `key:"disk_gib" default:"4096" min:"1" doc:"disk of a simulated host"`
+	BandwidthMiB int    `key:"bandwidth_mib" default:"1024" min:"1" doc:"MiB/s that a simulated migration moves"`
+	Listen       string `key:"listen" default:"127.0.0.1:0" doc:"loopback address where guests of other processes may arrive; empty: guests move within this process only"`
+}
+
+// Migration is the section migration.
+type Migration struct {
+	Outbound          int           `key:"max_concurrent_live_migrations" default:"2" min:"1" doc:"how many guests may leave at a time; others queue"`
+	Inbound           int           `key:"max_concurrent_inbound_migrations" default:"2" min:"1" doc:"how many guests may arrive at a time; a source that asks for more is told to try later"`
+	Policy            string        `key:"policy" default:"adaptive" oneof:"adaptive nova pause_now post_copy_now" doc:"how a migration is made to end: adaptive watches what remains, nova follows nova's time steps"`
+	OnStall           string        `key:"on_stall" default:"abort" oneof:"abort pause post_copy" doc:"what the adaptive policy does with a migration that does not get closer to its end"`
+	Bandwidth         int           `key:"live_migration_bandwidth" default:"0" min:"0" doc:"MiB/s; 0: as much as there is"`
+	Downtime          time.Duration `key:"live_migration_downtime" default:"500ms" min:"100ms" doc:"policy nova: the longest pause of the guest at the switch"`
+	DowntimeSteps     int           `key:"live_migration_downtime_steps" default:"10" min:"3" doc:"policy nova: in how many steps the permitted pause is raised to that"`
+	DowntimeDelay     time.Duration `key:"live_migration_downtime_delay" default:"75s" min:"3s" doc:"policy nova: time between two steps, per GiB"`
+	CompletionTimeout time.Duration `key:"live_migration_completion_timeout" default:"800s" min:"0s" doc:"how long a migration may take, per GiB; 0: without end"`
+	TimeoutAction     string        `key:"live_migration_timeout_action" default:"abort" oneof:"abort force_complete" doc:"policy nova: what happens then"`
+	PermitPostCopy    bool          `key:"live_migration_permit_post_copy" default:"false" doc:"allow post-copy, after which there is no way back"`
+	PermitAutoConv    bool          `key:"live_migration_permit_auto_converge" default:"false" doc:"allow QEMU to slow the guest down; not used when post-copy is allowed"`
+	Parallel          int           `key:"parallel_connections" default:"0" min:"0" doc:"connections that the memory is spread over; 0: one, as without multifd"`
+	ClaimTimeout      time.Duration `key:"claim_timeout" default:"600s" min:"1s" doc:"a destination asks the source about a guest that has been announced for so long and has not come"`
+	PeerTimeout       time.Duration `key:"peer_timeout" default:"60s" min:"1s" doc:"how long one question to the other host may take; waiting for ports is beside it"`
+	MonitorInterval   time.Duration `key:"monitor_interval" default:"500ms" min:"10ms" doc:"how often a running migration is looked at, beside each event"`
+}
+
+// Reboot is the section reboot.
+type Reboot struct {
+	WaitSoft        time.Duration `key:"wait_soft_reboot_seconds" default:"120s" min:"0s" nova:"libvirt.wait_soft_reboot_seconds" doc:"how long a soft reboot may take before it becomes a hard one"`
+	ShutdownTimeout time.Duration `key:"shutdown_timeout" default:"60s" min:"0s" nova:"shutdown_timeout" doc:"how long a guest may take to power off before the power is taken away"`
+	RetryInterval   time.Duration `key:"shutdown_retry_interval" default:"10s" min:"1s" nova:"compute.shutdown_retry_interval" doc:"how often a guest that does not power off is asked again"`
+	HardTimeout     time.Duration `key:"hard_timeout" default:"60s" min:"1s" doc:"how long a rebuilt guest may take until it runs"`
+}
+
+// VIF is the section vif.
+type VIF struct {
+	PluggingTimeout time.Duration `key:"vif_plugging_timeout" default:"300s" min:"0s" nova:"vif_plugging_timeout" doc:"how long the ports of a guest may take until they are ready"`
+	PluggingFatal   bool          `key:"vif_plugging_is_fatal" default:"true" nova:"vif_plugging_is_fatal" doc:"whether a guest whose ports are not ready in time is given up"`
+	MaxRetry        int           `key:"max_retry" default:"30" min:"0" nova:"live_migration_retry_count" doc:"how often plugging one port is tried again"`
+	RetryInterval   time.Duration `key:"retry_interval" default:"1s" min:"1ms" doc:"the first wait between two tries; it grows up to ten times of it"`
+	Workers         int           `key:"workers" default:"8" min:"1" doc:"port updates that are worked on at a time"`
+}
+
+// Log is the section log.
+type Log struct {
+	Level  string `key:"level" default:"info" oneof:"debug info warning error" doc:"the least that is said"`
+	Format string `key:"format" default:"auto" oneof:"auto text json journald" doc:"auto: journald under systemd, text on a terminal, JSON otherwise"`
+}

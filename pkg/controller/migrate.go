@@ -1,0 +1,187 @@
+package controller
+
+import (
+	"context"
+	"errors"
+
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/rpc"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+)
+
+// LiveMigration moves the instance that ref names to args.Dest; args.Instance is
+// filled here. A migration without a UUID gets one, see [Task.Migration]. The
+// destination is looked up too, so that a slip of the finger is found at once.
+func (c *Client) LiveMigration(ctx context.Context, ref string, args api.MigrateArgs) (*Task, error) {
+	host, args, err := c.move(ctx, ref, args)
+	if err != nil {
+		return nil, fault.Wrap(err, api.LiveMigration, "")
+	}
+	if args.Migration == "" {
+		args.Migration = instance.NewUUID()
+	}
+	t, err := c.Cast(ctx, host, api.LiveMigration, args)
+	if err != nil {
+		return nil, err
+	}
+	t.migration = args.Migration
+	return t, nil
+}
+
+// CheckMigration gives every reason of both hosts against the migration; none: it
+// may start. Nothing is changed.
+func (c *Client) CheckMigration(ctx context.Context, ref string, args api.MigrateArgs) ([]string, error) {
+	host, args, err := c.move(ctx, ref, args)
+	if err != nil {
+		return nil, fault.Wrap(err, api.CheckMigrateSource, "")
+	}
+	var r api.CheckResult
+	err = c.Call(ctx, host, api.CheckMigrateSource, args, &r)
+	return r.Reasons, err
+}
+
+// move finds the source of a migration and looks its destination up.
+func (c *Client) move(ctx context.Context, ref string, args api.MigrateArgs) (string, api.MigrateArgs, error) {
+	i, err := c.FindInstance(ctx, ref)
+	if err != nil {
+		return "", args, err
+	}
+	args.Instance = i.UUID
+	if err := args.Check(); err != nil {
+		return "", args, err
+	}
+	if !c.opts.Force {
+		if _, err := c.UpHost(ctx, args.Dest); err != nil {
+			return "", args, err
+		}
+	}
+	return i.Host, args, nil
+}
+
+// AbortMigration ends a migration that has not switched over yet; ref is its UUID
+// or its instance. The guest stays where it is.
+func (c *Client) AbortMigration(ctx context.Context, ref string) (*Task, error) {
+	return c.steer(ctx, api.LiveMigrationAbort, ref)
+}
+
+// ForceCompleteMigration makes a running migration end now; ref as in AbortMigration.
+func (c *Client) ForceCompleteMigration(ctx context.Context, ref string) (*Task, error) {
+	return c.steer(ctx, api.LiveMigrationForceComplete, ref)
+}
+
+func (c *Client) steer(ctx context.Context, method, ref string) (*Task, error) {
+	m, err := c.FindMigration(ctx, ref)
+	if err != nil {
+		return nil, fault.Wrap(err, method, "")
+	}
+	t, err := c.Cast(ctx, m.Source, method, api.MigrationRefArgs{Instance: m.Instance, Migration: m.UUID})
+	if err != nil {
+		return nil, err
+	}
+	t.migration = m.UUID
+	return t, nil
+}
+
+// ShowMigration asks the source of a migration for it; ref as in FindMigration.
+func (c *Client) ShowMigration(ctx context.Context, ref string) (instance.Migration, error) {
+	m, err := c.FindMigration(ctx, ref)
+	if err != nil {
+		return m, err
+	}
+	var r api.MigrationResult
+	err = c.Call(ctx, m.Source, api.ShowMigration, api.ShowMigrationArgs{Migration: m.UUID}, &r)
+	return r.Migration, err
+}
+
+// ListMigrations asks host for the migrations it conducts or receives.
+func (c *Client) ListMigrations(ctx context.Context, host string) ([]instance.Migration, error) {
+	var r api.MigrationsResult
+	err := c.Call(ctx, host, api.ListMigrations, api.NoArgs{}, &r)
+	return r.Migrations, err
+}
+
+// errStop ends a watch from inside.
+var errStop = errors.New("seen enough")
+
+// WatchMigration calls fn with each state of a migration that its source publishes,
+// the present one first, until it has ended (nil), fn gives an error (that one) or
+// ctx ends. A migration that does not exist yet is waited for.
+func (c *Client) WatchMigration(ctx context.Context, uuid string, fn func(instance.Migration) error) error {
+	err := c.bus.Watch(ctx, rpc.Migrations, []string{"*", uuid}, func(e rpc.Entry) error {
+		var m instance.Migration
+		if e.Deleted || !decode(e.Value, &m) {
+			return nil
+		}
+		if err := fn(m); err != nil {
+			return err
+		}
+		if m.Status.Ended() {
+			return errStop
+		}
+		return nil
+	})
+	if errors.Is(err, errStop) {
+		return nil
+	}
+	return err
+}
+
+// WatchInstances calls fn with each record that a host publishes in the view, those
+// that are there first, until fn gives an error (that one) or ctx ends (its cause).
+// gone: the host has no such instance any more, and only UUID and Host are set.
+// host and uuid may be "*".
+func (c *Client) WatchInstances(ctx context.Context, host, uuid string, fn func(i instance.Instance, gone bool) error) error {
+	return c.bus.Watch(ctx, rpc.Instances, []string{host, uuid}, func(e rpc.Entry) error {
+		if e.Deleted && len(e.Key) == 2 {
+			return fn(instance.Instance{Host: e.Key[0], UUID: e.Key[1]}, true)
+		}
+		var i instance.Instance
+		if !decode(e.Value, &i) {
+			return nil
+		}
+		return fn(i, false)
+	})
+}
+
+// WatchEvents calls fn with each event that the filter selects, until fn gives an
+// error (that one) or ctx ends (its cause). After the bus was away it goes on with
+// the event after the last one.
+func (c *Client) WatchEvents(ctx context.Context, f rpc.EventFilter, fn func(rpc.Event) error) error {
+	for {
+		err := c.readEvents(ctx, &f, fn)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		var away *busError
+		if !errors.As(err, &away) || !fault.Retryable(away.err) {
+			return err
+		}
+		if err := pause(ctx, c.opts.ResendInterval); err != nil {
+			return err
+		}
+	}
+}
+
+// busError tells an error of the reader from one of fn.
+type busError struct{ err error }
+
+func (e *busError) Error() string { return e.err.Error() }
+func (e *busError) Unwrap() error { return e.err }
+
+func (c *Client) readEvents(ctx context.Context, f *rpc.EventFilter, fn func(rpc.Event) error) error {
+	events, err := c.bus.Events(ctx, *f)
+	if err != nil {
+		return fault.Wrap(err, "read events", "")
+	}
+	for {
+		e, err := events.Next(ctx)
+		if err != nil {
+			return errors.Join(&busError{fault.Wrap(err, "read events", "")}, events.Close())
+		}
+		f.Sequence = e.Sequence + 1
+		if err := fn(e); err != nil {
+			return errors.Join(err, events.Close())
+		}
+	}
+}
