@@ -22,7 +22,13 @@ func (r *Rebooter) Soft(ctx context.Context, d virt.Definition, beforeID int) (R
 	begin, id := time.Now(), d.Spec.UUID
 	w := r.watch(id)
 	defer w.cancel()
-	judgeSoft := func(seen virt.Domain) (sight, string) { return judge(seen, beforeID) }
+	judgeSoft := func(seen virt.Domain) (sight, string) {
+		saw, why := judge(seen, beforeID)
+		if saw == waiting && seen.State == virt.Running && w.rebooted.Load() {
+			return restarted, "the guest restarted itself"
+		}
+		return saw, why
+	}
 	end, err := r.goOff(ctx, w, r.cfg.WaitSoftReboot, &asker{chain: true, every: r.cfg.MethodTimeout}, judgeSoft)
 	if err != nil {
 		return Result{}, err

@@ -98,9 +98,6 @@ func (g *goingOff) beat(ctx context.Context) error {
 	default:
 		saw, g.last = g.judge(d)
 	}
-	if saw == waiting && err == nil && d.State == virt.Running && g.watch.rebooted.Load() {
-		return green.LoopDone(ending{restarted, "the guest restarted itself"})
-	}
 	if saw != waiting {
 		return green.LoopDone(ending{saw, g.last})
 	}
