@@ -26,7 +26,6 @@ const id = "0b6e8e43-9a1c-4a55-8a5b-0c1d2e3f4a5b"
 type rig struct {
 	*fake.Driver
 	t    *testing.T
-	ctx  context.Context
 	host *fake.Host
 	net  *vif.MemoryNetwork
 	nics *vif.Manager
@@ -64,21 +63,29 @@ func (r *rig) must(err error) {
 
 func (r *rig) look() virt.Domain {
 	r.t.Helper()
-	d, err := r.Lookup(r.ctx, id)
+	d, err := r.Lookup(r.ctx(), id)
 	r.must(err)
 	return d
 }
 
 // vanish takes the domain away, as somebody with virsh could.
 func (r *rig) vanish() {
-	r.must(r.Destroy(r.ctx, id))
-	r.must(r.Undefine(r.ctx, id, true))
+	r.must(r.Destroy(r.ctx(), id))
+	r.must(r.Undefine(r.ctx(), id, true))
 }
 
 // restart is somebody else restarting the guest.
 func (r *rig) restart() {
-	r.must(r.Destroy(r.ctx, id))
-	r.must(r.Start(r.ctx, id))
+	r.must(r.Destroy(r.ctx(), id))
+	r.must(r.Start(r.ctx(), id))
+}
+
+func (r *rig) ctx() context.Context { return quiet(r.t) }
+
+// quiet is the test's context without the warnings about what fails or hangs on purpose.
+func quiet(t *testing.T) context.Context {
+	t.Helper()
+	return green.WithLogger(logkit.Into(t.Context(), nil), func(context.Context, string, error) {})
 }
 
 // later does something after d, unless the test is over before.
@@ -96,13 +103,12 @@ func (r *rig) rebooter(c reboot.Config) *reboot.Rebooter {
 func withRig(t *testing.T, metadata map[string]string, test func(r *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		// Quiet about looks that hang on purpose.
-		ctx := green.WithLogger(logkit.Into(t.Context(), nil), func(context.Context, string, error) {})
+		ctx := quiet(t)
 		h, err := fake.NewHost(fake.NewWorld(ctx), fake.Config{Name: "a"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := &rig{Driver: h.Open(), t: t, ctx: ctx, host: h, net: vif.Memory("br-int0")}
+		r := &rig{Driver: h.Open(), t: t, host: h, net: vif.Memory("br-int0")}
 		defer func() { r.must(r.Close()) }()
 		r.nics = vif.New(vif.Config{MaxRetry: -1}, r.net)
 		r.def = virt.Definition{Generation: 1, Spec: instance.Spec{
@@ -112,7 +118,6 @@ func withRig(t *testing.T, metadata map[string]string, test func(r *rig)) {
 		r.must(r.nics.Plug(ctx, id, r.def.Spec.Ports))
 		r.must(r.Define(ctx, r.def))
 		r.must(r.Start(ctx, id))
-		r.later(time.Second, func() {})
 		<-time.After(time.Second)
 		r.id = r.look().ID
 		test(r)
@@ -140,22 +145,30 @@ func TestSoft(t *testing.T) {
 		same   bool // the guest was not started by this reboot
 	}{
 		{name: "answers", typ: reboot.Soft, took: answer, why: "went off and was started again", asks: []time.Duration{0}},
-		{name: "answers, events are lost", before: func(r *rig) { r.deaf = true }, typ: reboot.Soft, took: 500 * time.Millisecond,
-			why: "went off", asks: []time.Duration{0}},
-		{name: "off", before: func(r *rig) { r.must(r.Destroy(r.ctx, id)); r.id = -1 }, typ: reboot.Hard, why: "it was off"},
-		{name: "paused", before: func(r *rig) { r.must(r.Pause(r.ctx, id)) }, typ: reboot.Hard, why: "it is paused"},
-		{name: "saved", before: func(r *rig) { r.must(r.Save(r.ctx, id)) }, typ: reboot.Hard, why: "its memory was saved"},
+		{
+			name: "answers, events are lost", before: func(r *rig) { r.deaf = true }, typ: reboot.Soft, took: 500 * time.Millisecond,
+			why: "went off", asks: []time.Duration{0},
+		},
+		{name: "off", before: func(r *rig) { r.must(r.Destroy(r.ctx(), id)); r.id = -1 }, typ: reboot.Hard, why: "it was off"},
+		{name: "paused", before: func(r *rig) { r.must(r.Pause(r.ctx(), id)) }, typ: reboot.Hard, why: "it is paused"},
+		{name: "saved", before: func(r *rig) { r.must(r.Save(r.ctx(), id)) }, typ: reboot.Hard, why: "its memory was saved"},
 		{name: "gone", before: func(r *rig) { r.vanish(); r.id = -1 }, typ: reboot.Hard, why: "its domain is gone"},
 		{name: "vanishes while we wait", guest: ignores, before: func(r *rig) {
 			r.deaf = true
 			r.later(3200*time.Millisecond, r.vanish)
 		}, typ: reboot.Hard, took: 3500 * time.Millisecond, why: "its domain is gone", asks: []time.Duration{0}},
-		{name: "ignores", guest: ignores, typ: reboot.Hard, took: 120 * time.Second, why: "did not go off within 2m0s",
-			asks: []time.Duration{0, 30 * time.Second}},
-		{name: "ignores, events are lost", guest: ignores, before: func(r *rig) { r.deaf = true }, typ: reboot.Hard, took: 120 * time.Second,
-			why: "did not go off within 2m0s", asks: []time.Duration{0, 30 * time.Second}},
-		{name: "only the agent answers", guest: agent, typ: reboot.Soft, took: 30*time.Second + answer, why: "went off",
-			asks: []time.Duration{0, 30 * time.Second}},
+		{
+			name: "ignores", guest: ignores, typ: reboot.Hard, took: 120 * time.Second, why: "did not go off within 2m0s",
+			asks: []time.Duration{0, 30 * time.Second},
+		},
+		{
+			name: "ignores, events are lost", guest: ignores, before: func(r *rig) { r.deaf = true }, typ: reboot.Hard, took: 120 * time.Second,
+			why: "did not go off within 2m0s", asks: []time.Duration{0, 30 * time.Second},
+		},
+		{
+			name: "only the agent answers", guest: agent, typ: reboot.Soft, took: 30*time.Second + answer, why: "went off",
+			asks: []time.Duration{0, 30 * time.Second},
+		},
 		{name: "the first method is refused", guest: agent, before: func(r *rig) {
 			r.host.Faults().Add(fake.Fault{Method: "Shutdown", Err: refuse, Times: 1})
 		}, typ: reboot.Soft, took: answer, why: "went off", asks: []time.Duration{0, 0}},
@@ -181,12 +194,12 @@ func TestSoft(t *testing.T) {
 		}, typ: reboot.Soft, took: 5500 * time.Millisecond, why: "somebody restarted it", asks: []time.Duration{0}},
 		{name: "somebody restarted it and it is paused for good", before: func(r *rig) {
 			r.restart()
-			r.must(r.Pause(r.ctx, id))
+			r.must(r.Pause(r.ctx(), id))
 		}, typ: reboot.Hard, took: 120 * time.Second, why: "it was restarted, and is paused"},
 		{name: "somebody restarted it and it is paused for a moment", before: func(r *rig) {
 			r.restart()
-			r.must(r.Pause(r.ctx, id))
-			r.later(700*time.Millisecond, func() { r.must(r.Unpause(r.ctx, id)) })
+			r.must(r.Pause(r.ctx(), id))
+			r.later(700*time.Millisecond, func() { r.must(r.Unpause(r.ctx(), id)) })
 		}, typ: reboot.Soft, took: 700 * time.Millisecond, why: "somebody restarted it"},
 		{name: "can't be started again, then can", before: func(r *rig) {
 			r.host.Faults().Add(fake.Fault{Method: "Start", Err: errors.New("no memory just now"), Times: 1})
@@ -195,7 +208,7 @@ func TestSoft(t *testing.T) {
 			r.host.Disconnect()
 			r.later(15*time.Second, r.host.Reconnect)
 		}, typ: reboot.Soft, took: 15*time.Second + answer, why: "went off", asks: []time.Duration{15 * time.Second}},
-		{name: "resumed, the guest went off meanwhile", before: func(r *rig) { r.must(r.Destroy(r.ctx, id)) }, typ: reboot.Soft, why: "went off"},
+		{name: "resumed, the guest went off meanwhile", before: func(r *rig) { r.must(r.Destroy(r.ctx(), id)) }, typ: reboot.Soft, why: "went off"},
 		{name: "resumed, it was started meanwhile", before: func(r *rig) { r.restart() }, typ: reboot.Soft, why: "somebody restarted it"},
 	}
 	for _, c := range cases {
@@ -205,7 +218,7 @@ func TestSoft(t *testing.T) {
 				if c.before != nil {
 					c.before(r)
 				}
-				got, err := r.rebooter(reboot.Config{}).Soft(r.ctx, r.def, r.id)
+				got, err := r.rebooter(reboot.Config{}).Soft(r.ctx(), r.def, r.id)
 				if err != nil || got.Type != c.typ || got.Took != c.took || !strings.Contains(got.Reason, c.why) {
 					t.Fatalf("Soft() = %+v, %v; want %s after %s, because %q", got, err, c.typ, c.took, c.why)
 				}
@@ -215,7 +228,7 @@ func TestSoft(t *testing.T) {
 				if now := r.look(); now.State != virt.Running || (now.ID == before) != c.same {
 					t.Errorf("the guest is %s with id %d, before %d", now.State, now.ID, before)
 				}
-				if taps, _ := r.net.Taps(r.ctx); len(taps) != 1 {
+				if taps, _ := r.net.Taps(r.ctx()); len(taps) != 1 {
 					t.Errorf("taps = %v, want the guest's", taps)
 				}
 			})
@@ -228,13 +241,13 @@ func TestWhatIsRebuilt(t *testing.T) {
 	withRig(t, nil, func(r *rig) {
 		r.def.Spec.VCPUs = 2
 		rb := r.rebooter(reboot.Config{})
-		if _, err := rb.Soft(r.ctx, r.def, r.id); err != nil {
+		if _, err := rb.Soft(r.ctx(), r.def, r.id); err != nil {
 			t.Fatal(err)
 		}
 		if c := r.net.Counts(); r.look().VCPUs != 1 || c.Removed != 0 || c.Made != 1 {
 			t.Errorf("after soft: %d vCPUs, ports %+v; want nothing rebuilt", r.look().VCPUs, c)
 		}
-		if _, err := rb.Hard(r.ctx, r.def, r.look().ID); err != nil {
+		if _, err := rb.Hard(r.ctx(), r.def, r.look().ID); err != nil {
 			t.Fatal(err)
 		}
 		if c := r.net.Counts(); r.look().VCPUs != 2 || c.Removed != 1 || c.Made != 2 {
@@ -258,16 +271,16 @@ func TestHard(t *testing.T) {
 	}{
 		{name: "running", why: "asked for", starts: 1},
 		{name: "running, events are lost", before: func(r *rig) { r.deaf = true }, why: "asked for", starts: 1},
-		{name: "off", before: func(r *rig) { r.must(r.Destroy(r.ctx, id)); r.id = -1 }, why: "asked for", starts: 1},
-		{name: "paused", before: func(r *rig) { r.must(r.Pause(r.ctx, id)) }, why: "asked for", starts: 1},
+		{name: "off", before: func(r *rig) { r.must(r.Destroy(r.ctx(), id)); r.id = -1 }, why: "asked for", starts: 1},
+		{name: "paused", before: func(r *rig) { r.must(r.Pause(r.ctx(), id)) }, why: "asked for", starts: 1},
 		{name: "gone", before: func(r *rig) { r.vanish(); r.id = -1 }, why: "asked for", starts: 1},
 		{name: "its tap is gone", before: func(r *rig) { r.net.Drop("tapdf8e1f1a-9f") }, why: "asked for", starts: 1},
 		{name: "a port can't be unplugged", before: func(r *rig) { r.net.Fail("Remove", boom) }, why: "asked for", starts: 1},
 		{name: "resumed, it has happened", before: func(r *rig) { r.restart() }, why: "had happened already"},
-		{name: "resumed, it was off already", before: func(r *rig) { r.must(r.Destroy(r.ctx, id)) }, why: "asked for", starts: 1},
+		{name: "resumed, it was off already", before: func(r *rig) { r.must(r.Destroy(r.ctx(), id)) }, why: "asked for", starts: 1},
 		{name: "vanishes before its start", before: func(r *rig) {
 			r.host.Faults().Add(fake.Fault{Method: "Start", Delay: time.Second, Times: 1})
-			r.later(500*time.Millisecond, func() { r.must(r.Undefine(r.ctx, id, true)) })
+			r.later(500*time.Millisecond, func() { r.must(r.Undefine(r.ctx(), id, true)) })
 		}, took: 2 * time.Second, why: "asked for", starts: 1},
 		{name: "the answer of the start is lost", before: func(r *rig) {
 			r.host.Faults().Add(fake.Fault{Method: "Start", Err: boom, After: true, Times: 1})
@@ -289,8 +302,10 @@ func TestHard(t *testing.T) {
 		}, kind: fault.Internal, err: "boom"},
 		{name: "a port can't be plugged", before: func(r *rig) { r.net.Drop("br-int0") }, kind: fault.PreconditionFailed, err: "no bridge br-int0", off: true},
 		{name: "the host can't run the record", before: func(r *rig) { r.def.Spec.Machine = "m68k" }, kind: fault.PreconditionFailed, err: "m68k", off: true},
-		{name: "the hypervisor is away", before: func(r *rig) { r.host.Disconnect(); r.later(time.Minute, r.host.Reconnect) },
-			kind: fault.Unavailable, err: "reboot " + id},
+		{
+			name: "the hypervisor is away", before: func(r *rig) { r.host.Disconnect(); r.later(time.Minute, r.host.Reconnect) },
+			kind: fault.Unavailable, err: "reboot " + id,
+		},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -300,7 +315,7 @@ func TestHard(t *testing.T) {
 				}
 				starts := r.host.Counts(id).Starts
 				rb := r.rebooter(c.cfg)
-				got, err := rb.Hard(r.ctx, r.def, r.id)
+				got, err := rb.Hard(r.ctx(), r.def, r.id)
 				if took := time.Since(r.at); took != c.took {
 					t.Errorf("took %s, want %s", took, c.took)
 				}
@@ -324,7 +339,7 @@ func TestHard(t *testing.T) {
 				if n := r.host.Counts(id).Starts - starts; n != c.starts {
 					t.Errorf("started %d times, want %d", n, c.starts)
 				}
-				if taps, _ := r.net.Taps(r.ctx); len(taps) != 1 {
+				if taps, _ := r.net.Taps(r.ctx()); len(taps) != 1 {
 					t.Errorf("taps = %v, want the guest's", taps)
 				}
 			})
@@ -360,10 +375,10 @@ func TestStop(t *testing.T) {
 		}, cfg: reboot.Config{Methods: []virt.ShutdownMethod{virt.ShutdownACPI}}, took: 40*time.Second + answer, asks: []time.Duration{0, 40 * time.Second}},
 		{name: "by force", dirty: true},
 		{name: "never asks", cfg: reboot.Config{ShutdownTimeout: -1}},
-		{name: "off", before: func(r *rig) { r.must(r.Destroy(r.ctx, id)) }},
+		{name: "off", before: func(r *rig) { r.must(r.Destroy(r.ctx(), id)) }},
 		{name: "gone", before: func(r *rig) { r.vanish() }, gone: true},
 		{name: "gone, by force", dirty: true, before: func(r *rig) { r.vanish() }, gone: true},
-		{name: "paused", before: func(r *rig) { r.must(r.Pause(r.ctx, id)) }},
+		{name: "paused", before: func(r *rig) { r.must(r.Pause(r.ctx(), id)) }},
 		{name: "vanishes while we wait", guest: ignores, before: func(r *rig) {
 			r.deaf = true
 			r.later(3200*time.Millisecond, r.vanish)
@@ -382,7 +397,7 @@ func TestStop(t *testing.T) {
 					c.before(r)
 				}
 				rb := r.rebooter(c.cfg)
-				err := rb.Stop(r.ctx, id, !c.dirty)
+				err := rb.Stop(r.ctx(), id, !c.dirty)
 				if took := time.Since(r.at); took != c.took {
 					t.Errorf("took %s, want %s", took, c.took)
 				}
@@ -398,7 +413,7 @@ func TestStop(t *testing.T) {
 				if err != nil {
 					t.Errorf("Stop() = %v", err)
 				}
-				if d, err := r.Lookup(r.ctx, id); d.Active() && err == nil || errors.Is(err, fault.NotFound) != c.gone {
+				if d, err := r.Lookup(r.ctx(), id); d.Active() && err == nil || errors.Is(err, fault.NotFound) != c.gone {
 					t.Errorf("afterwards: %+v, %v", d, err)
 				}
 			})
@@ -450,7 +465,7 @@ func TestTakeover(t *testing.T) {
 			withRig(t, c.guest, func(r *rig) {
 				c.before(r)
 				cause := fault.New(fault.Cancelled, "terminate_instance", id, "took over")
-				ctx, cancel := context.WithCancelCause(r.ctx)
+				ctx, cancel := context.WithCancelCause(r.ctx())
 				defer cancel(nil)
 				r.later(2500*time.Millisecond, func() { cancel(cause) })
 				err := c.do(ctx, r, r.rebooter(reboot.Config{}))

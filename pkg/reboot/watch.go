@@ -87,7 +87,7 @@ func (r *Rebooter) goOff(ctx context.Context, w *watch, window time.Duration, a 
 func (g *goingOff) beat(ctx context.Context) error {
 	d, err := g.look(ctx)
 	if ctx.Err() != nil {
-		return nil // the loop sees it
+		return nil //nolint:nilerr // the loop ends with ctx and says so
 	}
 	saw := waiting
 	switch {
@@ -147,7 +147,7 @@ func (r *Rebooter) launch(ctx context.Context, w *watch) error {
 		d, err := r.machine.Lookup(call, w.id)
 		switch {
 		case ctx.Err() != nil:
-			return nil // the loop sees it
+			return nil // the loop ends with ctx and says so
 		case errors.Is(err, fault.NotFound):
 			return green.LoopDone(verdict{fault.New(fault.NotFound, "start", w.id, "the domain vanished after its start")})
 		case err != nil:

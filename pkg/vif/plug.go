@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
@@ -38,10 +39,10 @@ func (m *Manager) Plug(ctx context.Context, instanceID string, ports []instance.
 func (m *Manager) undo(ctx context.Context, instanceID string, made []instance.Port) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.cfg.UndoTimeout)
 	defer cancel()
-	for i := len(made) - 1; i >= 0; i-- {
-		if err := m.unplugPort(ctx, instanceID, made[i]); err != nil {
+	for _, p := range slices.Backward(made) {
+		if err := m.unplugPort(ctx, instanceID, p); err != nil {
 			logkit.From(ctx).Warn("a port that was plugged in vain stays behind",
-				logkit.Instance.Of(instanceID), logkit.Port.Of(made[i].ID), logkit.Err(err))
+				logkit.Instance.Of(instanceID), logkit.Port.Of(p.ID), logkit.Err(err))
 		}
 	}
 }
