@@ -3,9 +3,12 @@ package reboot_test
 import (
 	"context"
 	"errors"
+	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -137,6 +140,7 @@ func TestSoft(t *testing.T) {
 	cases := []struct {
 		name   string
 		guest  map[string]string
+		cfg    reboot.Config
 		before func(r *rig)
 		typ    string
 		took   time.Duration
@@ -208,6 +212,10 @@ func TestSoft(t *testing.T) {
 			r.host.Disconnect()
 			r.later(15*time.Second, r.host.Reconnect)
 		}, typ: reboot.Soft, took: 15*time.Second + answer, why: "went off", asks: []time.Duration{15 * time.Second}},
+		{name: "no time to answer", cfg: reboot.Config{WaitSoftReboot: -1}, typ: reboot.Hard, why: "did not go off within 0s: it still runs"},
+		{name: "looks hang", before: func(r *rig) {
+			r.host.Faults().Add(fake.Fault{Method: "Lookup", Hang: true, Times: 4})
+		}, typ: reboot.Hard, took: 120 * time.Second, why: "it could not be looked at"},
 		{name: "resumed, the guest went off meanwhile", before: func(r *rig) { r.must(r.Destroy(r.ctx(), id)) }, typ: reboot.Soft, why: "went off"},
 		{name: "resumed, it was started meanwhile", before: func(r *rig) { r.restart() }, typ: reboot.Soft, why: "somebody restarted it"},
 	}
@@ -218,7 +226,7 @@ func TestSoft(t *testing.T) {
 				if c.before != nil {
 					c.before(r)
 				}
-				got, err := r.rebooter(reboot.Config{}).Soft(r.ctx(), r.def, r.id)
+				got, err := r.rebooter(c.cfg).Soft(r.ctx(), r.def, r.id)
 				if err != nil || got.Type != c.typ || got.Took != c.took || !strings.Contains(got.Reason, c.why) {
 					t.Fatalf("Soft() = %+v, %v; want %s after %s, because %q", got, err, c.typ, c.took, c.why)
 				}
@@ -481,6 +489,54 @@ func TestTakeover(t *testing.T) {
 					t.Errorf("the guest has id %d, before %d", d.ID, r.id)
 				}
 			})
+		})
+	}
+}
+
+// Whatever else happens to the guest meanwhile, in whatever order: a soft reboot ends in
+// time, and its guest runs anew, unless somebody paused it in the end.
+func TestSoftAmongOtherPeople(t *testing.T) {
+	for seed := range uint64(150) {
+		random := rand.New(rand.NewPCG(seed, 7))
+		guest := []map[string]string{nil, ignores, agent}[random.IntN(3)]
+		withRig(t, guest, func(r *rig) {
+			r.deaf = random.IntN(2) == 0
+			var resets atomic.Int32
+			others := map[string]func(){
+				"pause":    func() { _ = r.Pause(r.ctx(), id) },
+				"unpause":  func() { _ = r.Unpause(r.ctx(), id) },
+				"crash":    func() { _ = r.host.Crash(id) },
+				"shutdown": func() { _ = r.host.GuestShutdown(id) },
+				"destroy":  func() { _ = r.Destroy(r.ctx(), id) },
+				"start":    func() { _ = r.Start(r.ctx(), id) },
+				"reset": func() {
+					if r.host.GuestReboot(id) == nil {
+						resets.Add(1)
+					}
+				},
+			}
+			names := slices.Sorted(maps.Keys(others))
+			var said []string
+			var timers []*time.Timer
+			for i := range random.IntN(5) {
+				name := names[random.IntN(len(names))]
+				at := time.Duration(random.IntN(110_000))*time.Millisecond + time.Duration(i+1)*time.Nanosecond
+				said = append(said, name+" after "+at.String())
+				timers = append(timers, time.AfterFunc(at, others[name]))
+			}
+			got, err := r.rebooter(reboot.Config{}).Soft(r.ctx(), r.def, r.id)
+			for _, timer := range timers {
+				timer.Stop()
+			}
+			now := r.look()
+			switch {
+			case err != nil && now.State != virt.Paused:
+				t.Errorf("seed %d, %v: %v; the guest is %s", seed, said, err, now.State)
+			case err == nil && (now.State != virt.Running || now.ID == r.id && resets.Load() == 0):
+				t.Errorf("seed %d, %v: %+v; the guest is %s with id %d, before %d", seed, said, got, now.State, now.ID, r.id)
+			case err == nil && got.Took > 125*time.Second:
+				t.Errorf("seed %d, %v: took %s", seed, said, got.Took)
+			}
 		})
 	}
 }

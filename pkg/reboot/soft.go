@@ -45,7 +45,7 @@ func (r *Rebooter) Soft(ctx context.Context, d virt.Definition, beforeID int) (R
 		return Result{Type: Soft, Reason: end.reason, Took: time.Since(begin)}, nil
 	}
 	if end.sight == late {
-		end.reason = "did not go off within " + r.cfg.WaitSoftReboot.String() + ": " + end.reason
+		end.reason = "did not go off within " + max(r.cfg.WaitSoftReboot, 0).Round(time.Millisecond).String() + ": " + end.reason
 	}
 	return r.becomeHard(ctx, w, d, turn{beforeID: beforeID, begin: begin, reason: "soft was not possible: " + end.reason})
 }

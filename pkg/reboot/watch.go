@@ -111,13 +111,13 @@ func (g *goingOff) beat(ctx context.Context) error {
 	return nil
 }
 
+// shortestLook is the time that a look gets at the end of a window, or in one of no length.
+const shortestLook = time.Second
+
 // look asks the hypervisor, not longer than the window lasts.
 func (g *goingOff) look(ctx context.Context) (virt.Domain, error) {
-	limit := time.Now().Add(g.r.cfg.CallTimeout)
-	if g.end.Before(limit) && time.Now().Before(g.end) {
-		limit = g.end
-	}
-	ctx, cancel := context.WithDeadline(ctx, limit)
+	limit := min(g.r.cfg.CallTimeout, max(time.Until(g.end), shortestLook))
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return g.r.machine.Lookup(ctx, g.watch.id)
 }
