@@ -59,6 +59,12 @@ func (m *Manager) plugPort(ctx context.Context, instanceID string, p instance.Po
 		return false, err
 	}
 	defer release()
+	return m.plugInTurn(ctx, want, p, retries)
+}
+
+// plugInTurn is plugPort for a caller that has the port's turn.
+func (m *Manager) plugInTurn(ctx context.Context, want Tap, p instance.Port, retries int) (made bool, err error) {
+	instanceID := want.Instance
 	m.note(instanceID, p, instance.PortPlugging, nil)
 	err = m.patiently(ctx, "plug", p.ID, retries, func(ctx context.Context) error {
 		did, err := m.net.Make(ctx, want)
