@@ -2,28 +2,17 @@ package green
 
 import (
 	"context"
-	"sync"
-	"sync/atomic"
 	"time"
 )
 
-// threadContext is the context of one thread. It ends with the thread, with
-// its parent, and by Kill with the cause.
+// threadContext is a thread, seen as its own context. It ends with the thread,
+// with its parent, and by Kill with the cause.
 //
 // The cancellable context inside is made only when somebody asks for it, for
 // most threads never do and it is half the price of a spawn. Once it is made,
 // Done and Value are its own, so package context sees through this type: a
 // derived context costs no goroutine and finds the cause.
-type threadContext struct {
-	parent context.Context //nolint:containedctx // it is a context itself
-	pool   *Pool           // whose task this is; nil outside a pool
-
-	live atomic.Pointer[liveContext]
-
-	mu    sync.Mutex // guards the making of live, ended and cause
-	ended bool
-	cause error
-}
+type threadContext core
 
 type liveContext struct {
 	context.Context //nolint:containedctx // the lazily made half of a context
@@ -70,27 +59,61 @@ func (c *threadContext) open() *liveContext {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.openLocked()
+}
+
+func (c *threadContext) openLocked() *liveContext {
 	if l := c.live.Load(); l != nil {
 		return l
 	}
 	ctx, cancel := context.WithCancelCause(c.parent)
 	l := &liveContext{Context: ctx, cancel: cancel}
 	if c.ended {
-		cancel(c.cause)
+		cancel(c.err)
 	}
 	c.live.Store(l)
 	return l
 }
 
-// end ends the context; the first cause stays. nil is context.Canceled.
-func (c *threadContext) end(cause error) {
+// end ends the context of a settled thread. Its cause is the thread's error,
+// or context.Canceled if it has none.
+func (c *threadContext) end() {
 	c.mu.Lock()
-	if !c.ended {
-		c.ended, c.cause = true, cause
-	}
+	c.ended = true
 	l := c.live.Load()
 	c.mu.Unlock()
 	if l != nil {
-		l.cancel(cause)
+		l.cancel(c.err)
+	}
+}
+
+// await waits for done or for end, and tells whether it was done. It is a
+// function of its own so that the frame of a select isn't on the small stack
+// of a young goroutine while a context is opened or a timer made: that made
+// one stack in ten grow, and a parked thread keeps its stack.
+//
+//go:noinline
+func await(done, end <-chan struct{}) bool {
+	if end == nil {
+		<-done
+		return true
+	}
+	select {
+	case <-done:
+		return true
+	case <-end:
+		return false
+	}
+}
+
+// awaitTime is await for the channel of a timer.
+//
+//go:noinline
+func awaitTime(due <-chan time.Time, end <-chan struct{}) bool {
+	select {
+	case <-due:
+		return true
+	case <-end:
+		return false
 	}
 }

@@ -41,21 +41,11 @@ func (e *Event[T]) SendError(err error) error {
 // sent wins.
 func (e *Event[T]) Wait(ctx context.Context) (T, error) {
 	gen := e.generation()
-	select {
-	case <-gen.done:
-		return gen.value, gen.err
-	default:
+	if !gen.sent() && !await(gen.done, ctx.Done()) && !gen.sent() {
+		var zero T
+		return zero, givenUp(ctx)
 	}
-	select {
-	case <-gen.done:
-		return gen.value, gen.err
-	case <-ctx.Done():
-	}
-	if gen.sent() {
-		return gen.value, gen.err
-	}
-	var zero T
-	return zero, givenUp(ctx)
+	return gen.value, gen.err
 }
 
 // Ready tells whether the event was sent.

@@ -24,11 +24,21 @@ type Pool struct {
 	unfinished int           // tasks whose links have not all run, inline ones too
 	line       list.List     // of *spawner, blocked; none while a slot is free
 	idle       chan struct{} // made by WaitAll, closed when nothing is left
+
+	// Tasks without a handle have their slot when they come here. There are
+	// never fewer workers than such tasks, so none waits for another to end;
+	// but a worker that is done takes the next task rather than leaving it to
+	// the goroutine that was started for it, and that one serves a later task
+	// or ends. Under load this saves nearly all goroutines; none ever idles.
+	tasks      int // pending and running
+	workers    int // goroutines, at least tasks
+	head, tail *poolTask
 }
 
 // spawner is a caller that waits for a slot.
 type spawner struct {
-	granted chan struct{}
+	task    *poolTask     // is started when the slot is granted; nil for a Thread
+	granted chan struct{} // closed then
 	place   *list.Element // nil once it was granted a slot or left the line
 }
 
@@ -47,25 +57,19 @@ func NewPool(size int) *Pool {
 // cause of ctx. From inside the full pool fn has run when it returns. What fn
 // returns is reported as by the function SpawnN.
 func (p *Pool) SpawnN(ctx context.Context, fn func(context.Context) error) error {
-	inline, err := p.acquire(ctx)
-	if err != nil {
-		return err
-	}
+	inline, err := p.acquire(ctx, &poolTask{Context: ctx, pool: p, fn: fn})
 	if inline {
 		defer p.finished()
 		runUnseen(ctx, fn)
-		return nil
 	}
-	t := &poolTask{Context: ctx, pool: p, fn: fn}
-	go t.run()
-	return nil
+	return err
 }
 
 // PoolSpawn is Spawn on a goroutine of p; it waits and fails as p.SpawnN does.
 // From inside the full pool the thread has ended when PoolSpawn returns, and
 // carries the function's error or panic like any other.
 func PoolSpawn[T any](ctx context.Context, p *Pool, fn func(context.Context) (T, error)) (*Thread[T], error) {
-	inline, err := p.acquire(ctx)
+	inline, err := p.acquire(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -153,6 +157,7 @@ type poolTask struct {
 
 	pool *Pool
 	fn   func(context.Context) error
+	next *poolTask // of the pending ones
 }
 
 // Value adds the mark of the pool.
@@ -163,50 +168,46 @@ func (t *poolTask) Value(key any) any {
 	return t.Context.Value(key)
 }
 
-func (t *poolTask) run() {
-	defer t.pool.releaseFinished()
-	runUnseen(t, t.fn)
-}
-
 func (p *Pool) inside(ctx context.Context) bool { return ctx.Value(poolKey{p}) != nil }
 
-// acquire takes a slot, in turn. inline is true if the caller is inside the
-// full pool: it has no slot then, but is counted as unfinished.
-func (p *Pool) acquire(ctx context.Context) (inline bool, err error) {
+// acquire takes a slot, in turn, and starts task if there is one. inline is
+// true if the caller is inside the full pool: it has no slot then and is to run
+// its task itself, which counts as unfinished already.
+func (p *Pool) acquire(ctx context.Context, task *poolTask) (inline bool, err error) {
 	if ctx.Err() != nil {
 		return false, givenUp(ctx)
 	}
-	p.mu.Lock()
-	if p.held < p.sizeLocked() {
-		p.takeLocked()
-		p.mu.Unlock()
+	if p.tryAcquire(task) {
 		return false, nil
 	}
-	p.mu.Unlock()
 	if p.inside(ctx) {
 		p.mu.Lock()
+		defer p.mu.Unlock()
 		p.unfinished++
-		p.mu.Unlock()
 		return true, nil
 	}
-	return false, p.stand(ctx)
+	return false, p.stand(ctx, task)
+}
+
+func (p *Pool) tryAcquire(task *poolTask) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.held >= p.sizeLocked() {
+		return false
+	}
+	p.takeLocked(task)
+	return true
 }
 
 // stand waits in line for a slot.
-func (p *Pool) stand(ctx context.Context) error {
+func (p *Pool) stand(ctx context.Context, task *poolTask) error {
+	s := &spawner{task: task, granted: make(chan struct{})}
 	p.mu.Lock()
-	if p.held < p.sizeLocked() { // one came free since acquire looked
-		p.takeLocked()
-		p.mu.Unlock()
-		return nil
-	}
-	s := &spawner{granted: make(chan struct{})}
 	s.place = p.line.PushBack(s)
+	p.grantLocked() // a slot may have come free since
 	p.mu.Unlock()
-	select {
-	case <-s.granted:
+	if await(s.granted, ctx.Done()) {
 		return nil
-	case <-ctx.Done():
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -218,16 +219,85 @@ func (p *Pool) stand(ctx context.Context) error {
 	return givenUp(ctx)
 }
 
+// work runs pending tasks until there is none.
+func (p *Pool) work() {
+	var t *poolTask
+	defer func() {
+		if t != nil { // it left by Goexit, which ends this goroutine
+			p.lost()
+		}
+	}()
+	for t = p.nextTask(false); t != nil; t = p.nextTask(true) {
+		runUnseen(t, t.fn)
+	}
+}
+
+// nextTask gives a worker its next task; nil ends the worker. after tells that
+// it comes from another one.
+func (p *Pool) nextTask(after bool) *poolTask {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if after {
+		p.taskEndedLocked()
+	}
+	t := p.head
+	if t == nil {
+		p.workers--
+		return nil
+	}
+	p.head, t.next = t.next, nil
+	if p.head == nil {
+		p.tail = nil
+	}
+	return t
+}
+
+// lost ends a task that took its worker along.
+func (p *Pool) lost() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.workers--
+	p.taskEndedLocked()
+	p.hireLocked()
+}
+
+func (p *Pool) taskEndedLocked() {
+	p.tasks--
+	p.held--
+	p.unfinished--
+	p.grantLocked()
+	p.settleLocked()
+}
+
+func (p *Pool) hireLocked() {
+	if p.workers < p.tasks {
+		p.workers++
+		go p.work()
+	}
+}
+
+// takeLocked takes a free slot, and starts the task if there is one.
+func (p *Pool) takeLocked(task *poolTask) {
+	p.held++
+	p.unfinished++
+	if task == nil {
+		return
+	}
+	if p.head == nil {
+		p.head = task
+	} else {
+		p.tail.next = task
+	}
+	p.tail = task
+	p.tasks++
+	p.hireLocked()
+}
+
 func (p *Pool) sizeLocked() int {
 	if !p.sized {
 		p.sized, p.size = true, defaultPoolSize
 	}
 	return p.size
-}
-
-func (p *Pool) takeLocked() {
-	p.held++
-	p.unfinished++
 }
 
 // grantLocked hands free slots to those who wait, so that nobody who comes
@@ -236,7 +306,7 @@ func (p *Pool) grantLocked() {
 	for p.line.Len() > 0 && p.held < p.sizeLocked() {
 		s, _ := p.line.Remove(p.line.Front()).(*spawner)
 		s.place = nil
-		p.takeLocked()
+		p.takeLocked(s.task)
 		close(s.granted)
 	}
 }
@@ -254,15 +324,6 @@ func (p *Pool) finished() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.unfinished--
-	p.settleLocked()
-}
-
-func (p *Pool) releaseFinished() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.held--
-	p.unfinished--
-	p.grantLocked()
 	p.settleLocked()
 }
 

@@ -32,11 +32,11 @@ func SpawnAfter[T any](ctx context.Context, d time.Duration, fn func(context.Con
 		t.Cancel(context.Cause(ctx))
 		return t
 	}
-	t.mu.Lock() // the timer may fire before delay is set
+	t.mu.Lock() // the timer may fire before extra is set
 	defer t.mu.Unlock()
-	t.delay = &delayed{timer: time.AfterFunc(d, t.run)}
+	t.extra = &extra{timer: time.AfterFunc(d, t.runDelayed)}
 	if ctx.Done() != nil {
-		t.delay.detach = context.AfterFunc(ctx, func() { t.Cancel(context.Cause(ctx)) })
+		t.extra.detach = context.AfterFunc(ctx, func() { t.Cancel(context.Cause(ctx)) })
 	}
 	return t
 }
@@ -51,19 +51,22 @@ func Sleep(ctx context.Context, d time.Duration) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	timer := time.NewTimer(d)
-	select {
-	case <-timer.C:
+	end := ctx.Done()
+	if end == nil {
+		time.Sleep(d)
 		return nil
-	case <-ctx.Done():
-		timer.Stop()
-		return context.Cause(ctx)
 	}
+	timer := time.NewTimer(d)
+	if awaitTime(timer.C, end) {
+		return nil
+	}
+	timer.Stop()
+	return context.Cause(ctx)
 }
 
 func newThread[T any](ctx context.Context, pool *Pool, fn func(context.Context) (T, error)) *Thread[T] {
 	t := &Thread[T]{fn: fn}
-	t.ctx.parent, t.ctx.pool = ctx, pool
+	t.parent, t.pool = ctx, pool
 	return t
 }
 

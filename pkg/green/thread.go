@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,27 +41,38 @@ const (
 	stateDone                       // Done is closed
 )
 
-// core is what a thread is without its value's type.
+// core is what a thread is without its value's type. A million of them may be
+// parked, so it is kept small: what few threads need is behind a pointer, and
+// the thread's context is the same memory under another type.
 type core struct {
-	ctx   threadContext
-	state atomic.Uint32
-	err   error // written before stateSettled, read after
+	parent context.Context             //nolint:containedctx // of the thread's own context
+	pool   *Pool                       // whose task this is; nil outside a pool
+	live   atomic.Pointer[liveContext] // of threadContext
 
-	mu     sync.Mutex // guards what follows, and changes of state
-	done   chan struct{}
-	links  []*link
-	killed error    // the cause of a Kill while running
-	linker int64    // the goroutine that runs the links
-	delay  *delayed // of a SpawnAfter that has not begun
+	mu     sync.Mutex    // guards changes of state, and what follows
+	state  atomic.Uint32 // threadState
+	ended  bool          // the context has ended with the thread
+	killed bool          // by Kill while running; the context has the cause
+	err    error         // of the outcome; read without mu from stateSettled on
+	done   chan struct{} // nil until somebody waits
+	extra  *extra        // nil for most
+}
+
+// extra is what a thread has while it is delayed or has links.
+type extra struct {
+	timer  *time.Timer // of a SpawnAfter that has not begun, else nil
+	detach func() bool // from the parent's end; nil if that never comes
+	links  *links
+}
+
+type links struct {
+	waiting []*link
+	linker  int64 // the goroutine that runs them; 0 before the end
 }
 
 type link struct{ run func() }
 
-// delayed is what a pending SpawnAfter holds on to.
-type delayed struct {
-	timer  *time.Timer
-	detach func() bool // from the parent's end; nil if that never comes
-}
+func (c *core) context() *threadContext { return (*threadContext)(c) }
 
 // Wait gives the outcome, once there is one and all links that were
 // registered before the end have run. If ctx ends first the error is
@@ -70,13 +82,9 @@ func (t *Thread[T]) Wait(ctx context.Context) (T, error) {
 	if t.state.Load() == stateDone || t.insideLink() {
 		return t.value, t.err
 	}
-	select {
-	case <-t.Done():
-	case <-ctx.Done():
-		if t.state.Load() != stateDone {
-			var zero T
-			return zero, givenUp(ctx)
-		}
+	if !await(t.Done(), ctx.Done()) && t.state.Load() != stateDone {
+		var zero T
+		return zero, givenUp(ctx)
 	}
 	return t.value, t.err
 }
@@ -109,45 +117,59 @@ func (t *Thread[T]) Cancel(cause error) bool { return t.kill(cause, false) }
 
 // run is the whole life of the thread's goroutine.
 func (t *Thread[T]) run() {
-	if !t.begin() {
-		return
+	if !t.state.CompareAndSwap(statePending, stateRunning) {
+		return // killed before it began
 	}
 	returned := false
 	defer func() {
 		if !returned {
-			t.err = abnormal(&t.ctx, recover())
+			t.err = abnormal(t.context(), recover())
 		}
 		t.end()
 	}()
-	t.value, t.err = t.fn(&t.ctx)
+	t.value, t.err = t.fn(t.context())
 	returned = true
 }
 
-// begin moves the thread from pending to running.
-func (c *core) begin() bool {
-	c.mu.Lock()
-	ok := c.state.Load() == statePending
-	var d *delayed
-	if ok {
-		c.state.Store(stateRunning)
-		d, c.delay = c.delay, nil
-	}
-	c.mu.Unlock()
-	d.release()
-	return ok
+// runDelayed is run for the timer of a SpawnAfter.
+func (t *Thread[T]) runDelayed() {
+	t.mu.Lock()
+	t.undelayLocked()
+	t.mu.Unlock()
+	t.run()
 }
 
-// end settles a thread that ran.
+// end settles a thread that ran, and makes it done if nothing is left to do.
 func (c *core) end() {
 	c.mu.Lock()
-	if c.killed != nil && (errors.Is(c.err, context.Canceled) || errors.Is(c.err, c.killed)) {
-		if _, panicked := errors.AsType[*PanicError](c.err); !panicked {
-			c.err = c.killed
-		}
+	c.judgeLocked()
+	if c.extra != nil || c.live.Load() != nil {
+		c.state.Store(stateSettled)
+		c.mu.Unlock()
+		c.finish()
+		return
 	}
-	c.state.Store(stateSettled)
+	c.ended = true
+	if c.pool != nil {
+		c.pool.release()
+	}
+	c.doneLocked()
 	c.mu.Unlock()
-	c.finish(nil)
+	if c.pool != nil {
+		c.pool.finished()
+	}
+}
+
+// judgeLocked gives a thread that stopped because of a Kill its cause.
+func (c *core) judgeLocked() {
+	if !c.killed {
+		return
+	}
+	cause := context.Cause(c.live.Load())
+	_, panicked := errors.AsType[*PanicError](c.err)
+	if !panicked && (errors.Is(c.err, context.Canceled) || errors.Is(c.err, cause)) {
+		c.err = cause
+	}
 }
 
 func (c *core) kill(cause error, alsoRunning bool) bool {
@@ -155,37 +177,44 @@ func (c *core) kill(cause error, alsoRunning bool) bool {
 		cause = ErrKilled
 	}
 	c.mu.Lock()
-	switch c.state.Load() {
-	case statePending:
+	if c.state.CompareAndSwap(statePending, stateSettled) {
 		c.err = cause
-		c.state.Store(stateSettled)
-		d := c.delay
-		c.delay = nil
+		c.undelayLocked()
 		c.mu.Unlock()
-		d.release()
-		c.finish(cause)
+		c.finish()
 		return true
-	case stateRunning:
-		if alsoRunning && c.killed == nil {
-			c.killed = cause
-		}
-	default:
-		alsoRunning = false
 	}
-	c.mu.Unlock()
-	if alsoRunning {
-		c.ctx.end(cause)
+	defer c.mu.Unlock()
+	if !alsoRunning || c.state.Load() != stateRunning {
+		return false
 	}
-	return alsoRunning
+	c.killed = true
+	c.context().openLocked().cancel(cause) // runs no foreign code
+	return true
+}
+
+// undelayLocked lets go of the timer of a SpawnAfter.
+func (c *core) undelayLocked() {
+	if c.extra == nil || c.extra.timer == nil {
+		return
+	}
+	c.extra.timer.Stop()
+	if c.extra.detach != nil {
+		c.extra.detach()
+	}
+	c.extra.timer, c.extra.detach = nil, nil
+	if c.extra.links == nil {
+		c.extra = nil
+	}
 }
 
 // finish brings a settled thread to its end: context, slot, links, Done. The
 // order is a promise: a link finds the slot free, and whoever waited finds
 // the links run.
-func (c *core) finish(cause error) {
-	c.ctx.end(cause)
-	if c.ctx.pool != nil {
-		c.ctx.pool.release()
+func (c *core) finish() {
+	c.context().end()
+	if c.pool != nil {
+		c.pool.release()
 	}
 	c.runLinks()
 }
@@ -194,8 +223,8 @@ func (c *core) runLinks() {
 	for l := c.nextLink(); l != nil; l = c.nextLink() {
 		c.runLink(l)
 	}
-	if c.ctx.pool != nil {
-		c.ctx.pool.finished()
+	if c.pool != nil {
+		c.pool.finished()
 	}
 }
 
@@ -203,20 +232,25 @@ func (c *core) runLinks() {
 func (c *core) nextLink() *link {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.links) == 0 {
-		c.links, c.linker = nil, 0
-		c.state.Store(stateDone)
-		if c.done != nil {
-			close(c.done)
-		}
+	if c.extra == nil || len(c.extra.links.waiting) == 0 {
+		c.doneLocked()
 		return nil
 	}
-	l := c.links[0]
-	c.links = c.links[1:]
-	if c.linker == 0 {
-		c.linker = goroutineID()
+	ls := c.extra.links
+	if ls.linker == 0 {
+		ls.linker = goroutineID()
 	}
+	l := ls.waiting[0]
+	ls.waiting = ls.waiting[1:]
 	return l
+}
+
+func (c *core) doneLocked() {
+	c.extra = nil
+	c.state.Store(stateDone)
+	if c.done != nil {
+		close(c.done)
+	}
 }
 
 // runLink keeps a link that fails from the links after it. One that leaves by
@@ -227,8 +261,8 @@ func (c *core) runLink(l *link) {
 		if returned {
 			return
 		}
-		if err := abnormal(&c.ctx, recover()); errors.Is(err, ErrGoexit) {
-			report(&c.ctx, "a link left by Goexit", err)
+		if err := abnormal(c.context(), recover()); errors.Is(err, ErrGoexit) {
+			report(c.context(), "a link left by Goexit", err)
 			c.runLinks()
 		}
 	}()
@@ -242,20 +276,29 @@ func (c *core) addLink(l *link) bool {
 	if c.state.Load() == stateDone {
 		return false
 	}
-	c.links = append(c.links, l)
+	if c.extra == nil {
+		c.extra = &extra{}
+	}
+	if c.extra.links == nil {
+		c.extra.links = &links{}
+	}
+	c.extra.links.waiting = append(c.extra.links.waiting, l)
 	return true
 }
 
 func (c *core) dropLink(l *link) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i, have := range c.links {
-		if have == l {
-			c.links = append(c.links[:i:i], c.links[i+1:]...)
-			return true
-		}
+	if c.extra == nil || c.extra.links == nil {
+		return false
 	}
-	return false
+	ls := c.extra.links
+	i := slices.Index(ls.waiting, l)
+	if i < 0 {
+		return false
+	}
+	ls.waiting = slices.Delete(ls.waiting, i, i+1)
+	return true
 }
 
 // insideLink tells whether the caller is a link of this very thread.
@@ -264,8 +307,11 @@ func (c *core) insideLink() bool {
 		return false
 	}
 	c.mu.Lock()
-	linker := c.linker
-	c.mu.Unlock()
+	defer c.mu.Unlock()
+	if c.extra == nil || c.extra.links == nil {
+		return false
+	}
+	linker := c.extra.links.linker
 	return linker != 0 && linker == goroutineID()
 }
 
@@ -279,16 +325,6 @@ func (c *core) doneChannel() <-chan struct{} {
 		}
 	}
 	return c.done
-}
-
-func (d *delayed) release() {
-	if d == nil {
-		return
-	}
-	d.timer.Stop()
-	if d.detach != nil {
-		d.detach()
-	}
 }
 
 // goroutineID reads the number of the calling goroutine from the head of its

@@ -1,0 +1,5 @@
+//go:build race
+
+package green_test
+
+const raceDetector = true
