@@ -31,7 +31,7 @@ GOLDEN   = $(shell grep -rlE 'Bool."update"' --include='*_test.go' . | xargs -r 
 GOTEST = CGO_ENABLED=1 go test -race -shuffle=on -timeout 10m $(TESTFLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test unit e2e lab bench lint fmt fmt-check vet tidy vuln golden generate cover ci clean install cc
+.PHONY: help build demo test unit e2e lab bench lint fmt fmt-check vet tidy vuln golden generate cover ci clean install units cc
 
 help: ## print what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ cover: cc ## statement coverage of all tests but the lab: cover.out, cover.html 
 	CGO_ENABLED=1 go test -race -coverpkg=./... -coverprofile=cover.out $(PACKAGES) > cover.log || { cat cover.log; exit 1; }
 	go tool cover -html=cover.out -o cover.html
 	go tool cover -func=cover.out | tail -1
+
+units: ## check the systemd unit and the system user (where systemd is installed)
+	@tools/units.sh
 
 ci: ## what CI runs in a fresh clone; needs root for the lab
 	.ci/run

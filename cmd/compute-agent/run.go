@@ -1,13 +1,197 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
 
+	"github.com/compute-agent/compute-agent/internal/compose"
 	"github.com/compute-agent/compute-agent/internal/config"
+	"github.com/compute-agent/compute-agent/internal/logkit"
+	"github.com/compute-agent/compute-agent/internal/sdnotify"
+	"github.com/compute-agent/compute-agent/pkg/agent"
 	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/green"
+	"github.com/compute-agent/compute-agent/pkg/rpc"
+	"github.com/compute-agent/compute-agent/pkg/rpc/embedded"
+	"github.com/compute-agent/compute-agent/pkg/simulate"
+	"github.com/compute-agent/compute-agent/pkg/vif"
+	"github.com/compute-agent/compute-agent/pkg/virt/fake"
+	"github.com/compute-agent/compute-agent/pkg/virt/libvirt"
 )
 
-// runAgent runs the agent that c describes until ctx ends, which is a clean stop.
-func runAgent(_ context.Context, c config.Config) error {
-	return fault.Newf(fault.Unavailable, "run", c.Agent.Driver, "this build has no agent in it")
+// statusInterval is how often the service manager hears the status line.
+const statusInterval = 10 * time.Second
+
+/*
+runAgent runs the agent that c describes until ctx ends, which is a clean stop:
+
+	bus (embedded: its server first) ─▶ driver ─▶ node ─▶ READY ─▶ … ─▶ STOPPING
+	                                                               node ◀─ driver ◀─ bus
+
+Only this file and pkg/simulate name a driver.
+*/
+func runAgent(ctx context.Context, c config.Config) (err error) {
+	ctx = compose.Logging(ctx)
+	if c.Agent.Host == "" {
+		if c.Agent.Host, err = os.Hostname(); err != nil {
+			return fault.WrapAs(fault.Internal, err, "run", "agent.host")
+		}
+	}
+	// The stop must not end what is being stopped: everything below runs on life.
+	life := context.WithoutCancel(ctx)
+	d, closeBus, err := openBus(life, c)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeBus()) }()
+	start := startLibvirt
+	if c.Agent.Driver == "fake" {
+		start = startFake
+	}
+	s, err := start(life, c, d)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.stop(life)) }()
+	if err := sdnotify.Ready(); err != nil {
+		logkit.From(ctx).Warn("the service manager was not told", logkit.Err(err))
+	}
+	keepTelling(ctx, s.status)
+	<-ctx.Done()
+	_ = sdnotify.Stopping()
+	logkit.From(ctx).Info("stopping; guests and migrations go on")
+	return nil
 }
+
+// service is what runs: how to stop it and what to say of it.
+type service struct {
+	stop   func(context.Context) error
+	status func() string
+}
+
+// dialer connects one host to the bus.
+type dialer func(ctx context.Context, host string) (rpc.Transport, error)
+
+// openBus gives a way to reach the bus; with rpc.url = embedded it starts the server.
+func openBus(ctx context.Context, c config.Config) (dialer, func() error, error) {
+	urls, inside := c.RPC.Servers()
+	cfg := busConfig(c.RPC, urls)
+	if !inside {
+		return dialAs(cfg), func() error { return nil }, nil
+	}
+	log := logkit.From(ctx)
+	server, err := embedded.Start(ctx, embedded.Config{
+		StoreDir: filepath.Join(c.Agent.StateDir, "nats"), Listen: c.RPC.Listen,
+		Log: func(level, text string) { log.Warn(text, logkit.Key("nats").Of(level)) },
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg.InProcess = server
+	return dialAs(cfg), func() error { server.Shutdown(); return nil }, nil
+}
+
+func dialAs(cfg rpc.Config) dialer {
+	return func(ctx context.Context, host string) (rpc.Transport, error) {
+		own := cfg
+		own.Name = host
+		own.InboxPrefix = "_INBOX_" + rpc.EscapeHost(host)
+		log := logkit.From(ctx)
+		own.OnError = func(err error) { log.Warn("the bus reports", logkit.Err(err)) }
+		return rpc.Dial(ctx, own)
+	}
+}
+
+// busConfig maps the section rpc.
+func busConfig(r config.RPC, urls []string) rpc.Config {
+	return rpc.Config{
+		URLs: urls, Prefix: r.Prefix, CredsFile: r.Credentials, NKeyFile: r.NKey,
+		TLSCAFile: r.TLSCA, TLSCertFile: r.TLSCert, TLSKeyFile: r.TLSKey,
+		ConnectTimeout: r.ConnectTimeout, CallTimeout: r.CallTimeout, AckWait: r.AckWait,
+		MaxAge: r.CastsMaxAge, EventsMaxAge: r.EventsMaxAge, Replicas: r.Replicas, AutoSetup: true,
+	}
+}
+
+// startLibvirt starts the agent of this machine.
+func startLibvirt(ctx context.Context, c config.Config, dial dialer) (service, error) {
+	bus, err := dial(ctx, c.Agent.Host)
+	if err != nil {
+		return service{}, err
+	}
+	log := logkit.From(ctx)
+	l := c.Libvirt
+	driver, err := libvirt.Open(ctx, libvirt.Config{
+		SocketPath: l.Socket, URI: l.URI, InstancesPath: l.InstancesPath, VirtType: l.VirtType, Machine: l.Machine, CPUModel: l.CPUModel,
+		LiveMigrationURI: l.LiveMigrationURI, InboundAddr: l.InboundAddr, CallTimeout: l.CallTimeout, ConnectTimeout: l.ConnectTimeout,
+		CallsPerConnection: l.CallsPerConnection, MaxMigrations: l.MaxMigrations,
+		Log: func(_ context.Context, msg string, err error) { log.Warn(msg, logkit.Err(err)) },
+	})
+	if err != nil {
+		return service{}, errors.Join(err, bus.Close())
+	}
+	cfg := compose.Config{Agent: c.ForAgent(), VIF: c.ForVIF(), Network: vif.Linux()}
+	cfg.Agent.MachineID = machineID()
+	node, err := compose.New(ctx, cfg, driver, bus)
+	if err == nil {
+		err = node.Start(ctx)
+	}
+	if err != nil {
+		return service{}, errors.Join(err, driver.Close(), bus.Close())
+	}
+	return service{
+		stop:   func(ctx context.Context) error { return errors.Join(node.Stop(ctx), driver.Close(), bus.Close()) },
+		status: node.Agent.Status,
+	}, nil
+}
+
+// startFake starts one or many simulated hosts.
+func startFake(ctx context.Context, c config.Config, dial dialer) (service, error) {
+	names := simulate.Names(c.Agent.Host, c.Fake.Hosts)
+	machine := fake.Config{
+		VCPUs: c.Fake.VCPUs, MemoryMiB: c.Fake.MemoryMiB, DiskGiB: c.Fake.DiskGiB,
+		BandwidthMiB: uint64(max(c.Fake.BandwidthMiB, 0)),
+	}
+	if len(names) == 1 { // of many, guests move within this process
+		machine.Listen = c.Fake.Listen
+	}
+	node := compose.Config{Agent: c.ForAgent(), VIF: c.ForVIF()}
+	fleet, err := simulate.Start(ctx, simulate.Config{
+		Hosts: names, StateDir: c.Agent.StateDir, Dial: dial, Fake: machine, Node: node, Keep: true,
+	})
+	if err != nil {
+		return service{}, err
+	}
+	return service{stop: fleet.Stop, status: fleet.Host(names[0]).Status}, nil
+}
+
+// machineID tells this machine from others with its host name: systemd's machine id,
+// or the kernel's boot id where there is none.
+func machineID() string {
+	for _, path := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id", "/proc/sys/kernel/random/boot_id"} {
+		if raw, err := os.ReadFile(path); err == nil && len(bytes.TrimSpace(raw)) > 0 {
+			return string(bytes.TrimSpace(raw))
+		}
+	}
+	return "unknown"
+}
+
+// keepTelling gives the service manager the status line and the sign of life that
+// it asks for. A hypervisor that hangs does not stop either: only a stuck agent does.
+func keepTelling(ctx context.Context, status func() string) {
+	every := statusInterval
+	if w, err := sdnotify.WatchdogInterval(); err == nil && w > 0 {
+		every = min(every, w/2)
+	}
+	loop := green.NewFixedIntervalLoopingCall[struct{}](func(context.Context) error {
+		return errors.Join(sdnotify.Status(status()), sdnotify.Watchdog())
+	})
+	if err := loop.Start(ctx, every, green.ContinueOnError()); err != nil {
+		logkit.From(ctx).Warn("the service manager is not told how the agent is", logkit.Err(err))
+	}
+}
+
+var _ agent.Hypervisor = (*libvirt.Driver)(nil)

@@ -73,6 +73,7 @@ var bites = []struct {
 
 	{"go", "green may", files{"pkg/green/a.go": `package green; func f() { go f() }`}, nil},
 	{"go", "tests may", files{"pkg/agent/a_test.go": `package agent; func f() { go f() }`}, nil},
+	{"go", "contract suites may", files{"pkg/virt/virttest/a.go": `package virttest; func f() { go f() }`}, nil},
 	{"go", "agent may not", files{"pkg/agent/a.go": `package agent; func f() { if true { go func() {}() } }`}, []string{"a go statement"}},
 	{"go", "below green is not green", files{"pkg/green/sub/a.go": `package sub; func f() { go f() }`}, []string{"a go statement"}},
 	{"go", "test/ neither", files{"test/lab/a.go": `package lab; func f() { go f() }`}, []string{"a go statement"}},

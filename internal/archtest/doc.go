@@ -13,7 +13,8 @@
 //   - sleep: no time.Sleep; tests use testing/synctest, code uses green.Sleep with its context.
 //   - size: a function fits a screen, a file can be read at one sitting.
 //
-// Tests are free of the floors and the doors: they may look at the world from outside. What stands below test/ is outside
+// Tests are free of the floors and the doors: they may look at the world from outside. A package whose name ends in "test"
+// (a contract suite, a recorder) keeps both, and may start goroutines and be as long as a test. What stands below test/ is outside
 // of both for the same reason, and nothing of the house may import it.
 //
 // To add a room: give it a floor in table_test.go. To open a door: widen its row there. To break a rule once: add the

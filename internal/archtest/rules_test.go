@@ -131,7 +131,7 @@ func (d door) opensTo(pkg string) bool {
 func checkGo(t tree, report func(source, int, string, string)) {
 	const do = "use green.Spawn, green.SpawnN or a green.Pool"
 	for _, s := range t.files {
-		if s.test || s.pkg == greenRoom {
+		if s.testing() || s.pkg == greenRoom {
 			continue
 		}
 		s.imports(func(spec *ast.ImportSpec, imported string) {
@@ -225,7 +225,7 @@ func checkSize(t tree, report func(source, int, string, string)) {
 			continue
 		}
 		maxFunc, maxFile := maxFuncLines, maxFileLines
-		if s.test {
+		if s.testing() {
 			maxFunc, maxFile = maxTestFuncLines, maxTestFileLines
 		}
 		if n := s.fset.File(s.ast.FileStart).LineCount(); n > maxFile {

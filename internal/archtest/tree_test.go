@@ -35,6 +35,10 @@ func (s source) outside() bool { return strings.HasPrefix(s.file, outside) }
 // production reports whether the file is part of the house and not a test.
 func (s source) production() bool { return !s.test && !s.outside() }
 
+// testing reports whether the file serves tests only: a test, or part of a package whose name ends so (a contract suite,
+// a fake for tests).
+func (s source) testing() bool { return s.test || strings.HasSuffix(s.pkg, "test") }
+
 // line returns the line of a position.
 func (s source) line(p token.Pos) int { return s.fset.Position(p).Line }
 

@@ -31,6 +31,10 @@
 // [FormatAuto] takes journald when the output is the stream that JOURNAL_STREAM names (systemd.exec(5)), text on a
 // terminal, JSON otherwise.
 //
+// # Libraries
+//
+// [Logger.Slog] is the way in for what speaks log/slog, pkg/green's last resort included.
+//
 // # Tests
 //
 // The logtest package has a Logger that writes to the test's own log and a recorder that remembers what was said.

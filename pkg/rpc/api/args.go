@@ -136,11 +136,15 @@ func (a PeerMigrateArgs) Check() error {
 	return a.Instance.Spec.Check()
 }
 
-// PeerRefArgs name a migration to its destination.
+// PeerRefArgs name a migration to its destination. SourceEnded says that the
+// source's job is over and that its guest does not run there: the only sign by
+// which a guest that was paused when it left is known to have arrived. Without
+// it post_live_migration_at_destination only asks.
 type PeerRefArgs struct {
-	Migration  string `json:"migration"`
-	Generation uint64 `json:"generation"`
-	Instance   string `json:"instance"`
+	Migration   string `json:"migration"`
+	Generation  uint64 `json:"generation"`
+	Instance    string `json:"instance"`
+	SourceEnded bool   `json:"source_ended,omitempty"`
 }
 
 // Check implements [Checker].

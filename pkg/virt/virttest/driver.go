@@ -12,7 +12,7 @@ import (
 
 // Driver is everything the agent asks of a hypervisor, by duty. All methods are
 // safe for concurrent use; ids are instance UUIDs; the promises are those of
-// package virt.
+// package virt. A method that would change a foreign domain answers conflict.
 type Driver interface {
 	Machines
 	Power
@@ -53,7 +53,7 @@ type Power interface {
 	Pause(ctx context.Context, id string) error
 	Unpause(ctx context.Context, id string) error
 	// Save writes the memory to disk and stops (managed save), Restore starts from it;
-	// Restore of a domain without a save is a conflict.
+	// Save of a domain that is off and Restore of one without a save are conflicts.
 	Save(ctx context.Context, id string) error
 	Restore(ctx context.Context, id string) error
 }
@@ -67,19 +67,22 @@ type Mover interface {
 	// or that is paused in post-copy (conflict then).
 	CancelIncoming(ctx context.Context, id, migration string) error
 	// Migrate moves the guest and blocks until the hypervisor's job is over. Its error is a
-	// hint, never the outcome (design section 7). The job goes on when ctx ends.
+	// hint, never the outcome (design section 7). The job goes on when ctx ends. conflict
+	// while another job runs, and when the guest would be sent to where it is.
 	Migrate(ctx context.Context, r virt.MigrateRequest) error
 	// Job gives the running job, JobNone without one; not_found when the domain is gone,
 	// conflict when it is off.
 	Job(ctx context.Context, id string) (virt.Job, error)
-	// CompletedJob gives the statistics of the last completed job, on either host; not_found without one.
+	// CompletedJob gives the statistics of the last completed job, on either host; not_found
+	// without one. On the source it may be lost with the domain.
 	CompletedJob(ctx context.Context, id string) (virt.Job, error)
 	// AbortJob ends the running job; conflict without one and in post-copy.
 	AbortJob(ctx context.Context, id string) error
 	// SetMaxDowntime and SetBandwidth (MiB/s, 0: no limit) steer a running job.
 	SetMaxDowntime(ctx context.Context, id string, d time.Duration) error
 	SetBandwidth(ctx context.Context, id string, mib uint64) error
-	// StartPostCopy switches a running job that allows it; there is no way back.
+	// StartPostCopy switches a running job that allows it; there is no way back. conflict
+	// without a job, and when the request did not allow it.
 	StartPostCopy(ctx context.Context, id string) error
 }
 

@@ -1,0 +1,207 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/compute-agent/compute-agent/internal/logkit"
+	"github.com/compute-agent/compute-agent/internal/version"
+	"github.com/compute-agent/compute-agent/pkg/green"
+	"github.com/compute-agent/compute-agent/pkg/migration"
+	"github.com/compute-agent/compute-agent/pkg/rpc"
+)
+
+/*
+Start opens the agent and returns when it is ready: the journal is read, calls are
+answered, casts are taken. The hypervisor may still be away.
+
+	read journal ─▶ subscribe ─▶ threads ─▶ calls ─▶ casts ─▶ READY
+	                                                   │
+	    unacknowledged casts have come again ──────────┤
+	    first inventory, or StartWait ─────────────────┴─▶ lanes open
+
+ctx carries the logger; its end does not stop the agent, Stop does.
+*/
+func (a *Agent) Start(ctx context.Context) error {
+	a.started = time.Now().UTC()
+	a.base, a.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	if err := a.open(ctx); err != nil {
+		a.cancel(migration.ErrStopping)
+		return errors.Join(err, a.shut())
+	}
+	logkit.From(ctx).Info("ready", logkit.Key("host").Of(a.cfg.Host), logkit.Took.Of(time.Since(a.started)))
+	return nil
+}
+
+func (a *Agent) open(ctx context.Context) error {
+	tasks, bad, err := a.ledger.load()
+	if err != nil {
+		return err
+	}
+	if len(bad) > 0 {
+		logkit.From(ctx).Error("records of the journal can't be read; they are left as they are", logkit.Err(errors.Join(bad...)))
+	}
+	if err := a.net.Adopt(ctx); err != nil { // ports are plugged again by the inventory
+		logkit.From(ctx).Warn("cannot tell which ports are plugged", logkit.Err(err))
+	}
+	if err := a.dest.Start(a.base); err != nil {
+		return err
+	}
+	a.defers(a.hv.Subscribe(a.onEvent))
+	a.threads()
+	stop, err := a.bus.Serve(a.base, a.serviceInfo(), a.serveCall)
+	if err != nil {
+		return err
+	}
+	a.close = append(a.close, stop)
+	reader, err := a.bus.Casts(ctx, a.cfg.Host)
+	if err != nil {
+		return err
+	}
+	a.close = append(a.close, reader.Close)
+	a.defers(a.bus.OnState(func(connected bool) {
+		if connected {
+			green.SpawnN(a.base, a.refreshViews)
+		}
+	}))
+	green.SpawnN(a.base, a.refreshViews)
+	for _, t := range tasks {
+		a.takeUp(t)
+	}
+	for _, r := range a.ledger.migrations() {
+		if r.Role == migration.RoleDest && !r.Ended() {
+			green.SpawnN(a.base, func(ctx context.Context) error { return a.dest.Resume(ctx, r) })
+		}
+	}
+	green.SpawnN(a.base, func(ctx context.Context) error { return a.openLanes(ctx, reader) })
+	a.thread(func(ctx context.Context) error { return a.readCasts(ctx, reader) })
+	return nil
+}
+
+// defers notes what Stop undoes.
+func (a *Agent) defers(undo func()) {
+	a.close = append(a.close, func() error { undo(); return nil })
+}
+
+// thread runs fn until the agent stops, and makes Stop wait for it.
+func (a *Agent) thread(fn func(context.Context) error) {
+	t := green.Spawn(a.base, func(ctx context.Context) (struct{}, error) { return struct{}{}, fn(ctx) })
+	a.close = append(a.close, func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(a.base), a.cfg.StopTimeout)
+		defer cancel()
+		_, err := t.Wait(ctx)
+		if errors.Is(err, migration.ErrStopping) || errors.Is(err, context.Canceled) {
+			return nil
+		}
+		return err
+	})
+}
+
+// threads starts what runs as long as the agent does.
+func (a *Agent) threads() {
+	a.thread(a.publishEvents)
+	a.thread(a.publishViews)
+	a.thread(a.beat)
+	a.thread(a.net.Run)
+	a.thread(func(ctx context.Context) error { return a.looks.Run(ctx, a.cfg.RepairWorkers, a.look) })
+	a.thread(a.housekeep)
+	a.thread(func(ctx context.Context) error {
+		return a.lanes.run(ctx, func(ctx context.Context, t Task) { a.carryOut(ctx, t, true) })
+	})
+}
+
+// takeUp brings a task of an earlier run back into its lane, or carries it out
+// when it belongs to no lane.
+func (a *Agent) takeUp(t Task) {
+	if a.endpoints[t.Method].now != nil {
+		green.SpawnN(a.base, func(ctx context.Context) error { a.carryOut(ctx, t, false); return nil })
+		return
+	}
+	a.lanes.add(t)
+}
+
+// openLanes lets tasks begin once their order is sure and the hypervisor was seen.
+func (a *Agent) openLanes(ctx context.Context, reader rpc.CastReader) error {
+	defer a.lanes.release()
+	if err := a.gather(ctx, reader); err != nil && ctx.Err() == nil {
+		logkit.From(ctx).Warn("cannot tell whether casts are missing", logkit.Err(err))
+	}
+	wait, cancel := context.WithTimeout(ctx, a.cfg.StartWait)
+	defer cancel()
+	select {
+	case <-a.machine.seen:
+	case <-wait.Done():
+		if ctx.Err() == nil {
+			logkit.From(ctx).Warn("no inventory of the hypervisor yet; tasks begin without it")
+		}
+	}
+	return nil
+}
+
+// housekeep is the slow beat: an inventory, and forgetting what is old.
+func (a *Agent) housekeep(ctx context.Context) error {
+	loop := green.NewFixedIntervalLoopingCall[struct{}](func(ctx context.Context) error {
+		if _, connected, _ := a.machine.get(); connected {
+			if err := a.reconcile(ctx); err != nil && ctx.Err() == nil {
+				logkit.From(ctx).Warn("no inventory", logkit.Err(err))
+			}
+		}
+		n, err := a.ledger.pruneBefore(ctx, time.Now().Add(-a.cfg.TaskRetention), a.cfg.MaxAcceptedTasks)
+		if err != nil && ctx.Err() == nil {
+			logkit.From(ctx).Warn("old tasks were not removed", logkit.Err(err))
+		} else if n > 0 {
+			logkit.From(ctx).Debug("old tasks and migrations were forgotten", logkit.Key("count").Of(n))
+		}
+		return nil
+	})
+	if err := loop.Start(ctx, a.cfg.ReconcileInterval, green.InitialDelay(a.cfg.ReconcileInterval)); err != nil {
+		return err
+	}
+	_, err := loop.Wait(context.WithoutCancel(ctx))
+	return err
+}
+
+func (a *Agent) serviceInfo() rpc.ServiceInfo {
+	return rpc.ServiceInfo{
+		Host: a.cfg.Host, Version: version.String(),
+		Metadata: map[string]string{"host": a.cfg.Host, "machine_id": a.cfg.MachineID, "state_dir": a.cfg.StateDir},
+	}
+}
+
+// Status is one line for the service manager.
+func (a *Agent) Status() string {
+	_, connected, problems := a.machine.get()
+	hypervisor := "hypervisor away"
+	if connected {
+		hypervisor = "hypervisor connected"
+	}
+	s := hypervisor + ", " + plural(len(a.ledger.all()), "instance")
+	if len(problems) > 0 {
+		s += ", " + plural(len(problems), "problem")
+	}
+	return s
+}
+
+// Stop takes no new work, lets go of tasks and peer-to-peer jobs and returns within
+// seconds; the next Start takes them up. ctx bounds it further.
+func (a *Agent) Stop(ctx context.Context) error {
+	if a.cancel == nil {
+		return nil
+	}
+	a.cancel(migration.ErrStopping)
+	err := a.shut()
+	a.source.Close()
+	logkit.From(ctx).Info("stopped")
+	return err
+}
+
+// shut undoes what open did, in reverse.
+func (a *Agent) shut() error {
+	var errs []error
+	for i := len(a.close) - 1; i >= 0; i-- {
+		errs = append(errs, a.close[i]())
+	}
+	a.close = nil
+	return errors.Join(errs...)
+}

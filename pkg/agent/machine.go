@@ -1,0 +1,220 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/compute-agent/compute-agent/internal/logkit"
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/green"
+	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/reconcile"
+	"github.com/compute-agent/compute-agent/pkg/rpc"
+	"github.com/compute-agent/compute-agent/pkg/virt"
+)
+
+// machine is what is known of the host at the moment. mu guards all fields.
+type machine struct {
+	mu        sync.Mutex
+	facts     virt.Host
+	connected bool
+	foreign   int
+	problems  []string      // what waits for a person, renewed by each reconcile
+	seen      chan struct{} // closed after the first inventory that succeeded
+	once      sync.Once
+}
+
+func (m *machine) get() (virt.Host, bool, []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.facts, m.connected, append([]string(nil), m.problems...)
+}
+
+func (m *machine) foreignCount() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.foreign
+}
+
+func (m *machine) set(fn func(*machine)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	fn(m)
+}
+
+// onEvent is the driver's subscriber: it only notes which domain to look at. The
+// queue keeps one entry a domain, so a storm of events costs one look.
+func (a *Agent) onEvent(e virt.Event) {
+	switch e.Kind {
+	case virt.EventConnected, virt.EventDisconnected:
+		a.machine.set(func(m *machine) { m.connected = e.Kind == virt.EventConnected })
+		a.views.mark(rpc.Hosts, "")
+	case virt.EventIteration, virt.EventJobCompleted:
+		return
+	default:
+	}
+	a.looks.Add(e.Domain, 0, e)
+}
+
+// look handles what onEvent noted; the empty domain stands for the hypervisor.
+func (a *Agent) look(ctx context.Context, id string, e virt.Event) error {
+	if id != "" {
+		return a.restate(ctx, id, e)
+	}
+	if e.Kind == virt.EventConnected {
+		return a.reconcile(ctx)
+	}
+	logkit.From(ctx).Warn("the hypervisor is away; requests that need it answer unavailable")
+	return nil
+}
+
+// names of instance events, by what the hypervisor said.
+var eventNames = map[virt.EventKind]string{
+	virt.EventStarted: "started", virt.EventResumed: "resumed", virt.EventSuspended: "paused", virt.EventStopped: "stopped",
+	virt.EventShutdown: "shutdown", virt.EventCrashed: "crashed", virt.EventPMSuspended: "suspended", virt.EventRebooted: "guest-rebooted",
+}
+
+// restate brings a record in line with its domain when no task holds it: the
+// guest went off by itself, crashed, was paused by somebody else.
+func (a *Agent) restate(ctx context.Context, id string, e virt.Event) error {
+	inst, known := a.ledger.instance(id)
+	if !known || inst.TaskState != instance.TaskNone || a.lanes.busy()[id] {
+		return nil
+	}
+	power, seen := a.power(ctx, id)
+	if !seen {
+		return nil
+	}
+	want := instance.VMStateOf(power, inst.VMState)
+	if want == inst.VMState && power == inst.PowerState {
+		return nil
+	}
+	return a.ledger.commit(ctx, func(c *change) error {
+		now, known, err := c.instance(id)
+		if err != nil || !known || now.TaskState != instance.TaskNone {
+			return err
+		}
+		now.PowerState = power
+		if now.VMState != instance.VMError && now.VMState != instance.VMBuilding {
+			now.VMState = want
+		}
+		if err := c.putInstance(now); err != nil {
+			return err
+		}
+		return c.instanceEvent(now, eventNames[e.Kind], string(e.Reason), "")
+	})
+}
+
+// reconcile takes an inventory and repairs the differences, instances side by
+// side; one sick instance never stops the others. It never deletes anything.
+func (a *Agent) reconcile(ctx context.Context) error {
+	facts, err := a.hv.Host(ctx)
+	if err != nil {
+		return err
+	}
+	domains, err := a.hv.List(ctx)
+	if err != nil {
+		return err
+	}
+	repairs := reconcile.Diff(a.ledger.all(), domains, a.heldIDs())
+	var problems []string
+	foreign := 0
+	for _, d := range domains {
+		if !d.Owned {
+			foreign++
+		}
+	}
+	for _, r := range repairs {
+		if r.Action == reconcile.Quarantine || r.Action == reconcile.Missing {
+			problems = append(problems, fmt.Sprintf("instance %s: %s", r.Instance, r.Reason))
+		}
+	}
+	a.machine.set(func(m *machine) { m.facts, m.foreign, m.problems = facts, foreign, problems })
+	pool := green.NewPool(a.cfg.RepairWorkers)
+	for _, r := range repairs {
+		if err := pool.SpawnN(ctx, func(ctx context.Context) error { a.repair(ctx, r); return nil }); err != nil {
+			return err
+		}
+	}
+	if err := pool.WaitAll(ctx); err != nil {
+		return err
+	}
+	a.machine.once.Do(func() { close(a.machine.seen) })
+	a.views.mark(rpc.Hosts, "")
+	logkit.From(ctx).Info("inventory taken", logkit.Key("instances").Of(len(repairs)),
+		logkit.Key("foreign").Of(foreign), logkit.Key("problems").Of(len(problems)))
+	return nil
+}
+
+// heldIDs names the instances that a task, a migration or a claim holds.
+func (a *Agent) heldIDs() map[string]bool {
+	held := a.lanes.busy()
+	for _, r := range a.ledger.migrations() {
+		if !r.Ended() || r.Migration.Status == instance.MigrationError {
+			held[r.Migration.Instance] = true
+		}
+	}
+	return held
+}
+
+// repair applies one verdict; its failure is the instance's alone.
+func (a *Agent) repair(ctx context.Context, r reconcile.Repair) {
+	ctx = logkit.With(ctx, logkit.Instance.Of(r.Instance))
+	log := logkit.From(ctx)
+	var err error
+	switch r.Action {
+	case reconcile.Keep:
+	case reconcile.Skip:
+		return
+	case reconcile.Quarantine:
+		log.Warn("left alone until a person decides", logkit.Key("reason").Of(r.Reason))
+		return
+	case reconcile.Restate:
+		log.Info("the record follows the hypervisor", logkit.Key("reason").Of(r.Reason))
+		err = a.restate(ctx, r.Instance, virt.Event{Kind: eventOf(r.VMState), Reason: "reconciled"})
+	case reconcile.Missing:
+		log.Warn("the instance has no domain", logkit.Key("reason").Of(r.Reason))
+		err = a.markMissing(ctx, r)
+	}
+	if inst, known := a.ledger.instance(r.Instance); known && r.Active && err == nil {
+		err = a.net.Plug(ctx, inst.UUID, portsOf(inst))
+		if err == nil {
+			err = a.net.Activate(ctx, inst.UUID, portsOf(inst))
+		}
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
+		log.Error("the instance was not repaired", logkit.Err(err))
+	}
+}
+
+func eventOf(s instance.VMState) virt.EventKind {
+	switch s {
+	case instance.VMActive:
+		return virt.EventStarted
+	case instance.VMPaused:
+		return virt.EventSuspended
+	case instance.VMSuspended:
+		return virt.EventPMSuspended
+	case instance.VMStopped, instance.VMBuilding, instance.VMError, instance.VMDeleted:
+		return virt.EventStopped
+	}
+	return virt.EventStopped
+}
+
+func (a *Agent) markMissing(ctx context.Context, r reconcile.Repair) error {
+	return a.ledger.commit(ctx, func(c *change) error {
+		inst, known, err := c.instance(r.Instance)
+		if err != nil || !known || inst.TaskState != instance.TaskNone {
+			return err
+		}
+		inst.VMState, inst.PowerState = instance.VMError, instance.PowerPending
+		inst.Fault = fault.New(fault.NotFound, "reconcile", inst.UUID, r.Reason).
+			WithHint("start it to make it anew from its record, or delete it")
+		if err := c.putInstance(inst); err != nil {
+			return err
+		}
+		return c.instanceEvent(inst, "lost", r.Reason, "")
+	})
+}

@@ -1,0 +1,122 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/migration"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+)
+
+// migrate conducts a live migration from this host. A task that the agent's stop
+// cut short finds its record in the journal and goes on from its phase.
+func (a *Agent) migrate(ctx context.Context, j *job) (outcome, error) {
+	args, err := as[api.MigrateArgs](j.args)
+	if err != nil {
+		return outcome{}, err
+	}
+	rec, known := a.ledger.record(migration.RoleSource, j.task.Migration)
+	if !known {
+		request := args
+		request.Migration = j.task.Migration
+		rec = migration.NewRecord(j.inst, request, a.cfg.Host, j.task.ID)
+		if err := a.source.Accept(ctx, rec); err != nil {
+			return outcome{}, err
+		}
+	}
+	m, err := a.source.Run(ctx, rec)
+	if err != nil {
+		return outcome{result: api.MigrationResult{Migration: m}}, err
+	}
+	return outcome{result: api.MigrationResult{Migration: m}}, nil
+}
+
+// abortMigration is live_migration_abort, carried out at admission. A migration
+// that still waits for its lane is taken out of it.
+func (a *Agent) abortMigration(ctx context.Context, j *job) (outcome, error) {
+	args, err := as[api.MigrationRefArgs](j.args)
+	if err != nil {
+		return outcome{}, err
+	}
+	if t, ok := a.lanes.withdraw(args.Instance, args.Migration); ok {
+		cause := fault.New(fault.Cancelled, api.LiveMigration, t.Instance, "aborted on request before it began")
+		done, err := a.end(ctx, &job{task: t}, outcome{}, cause)
+		if err != nil {
+			a.lanes.add(t)
+			return outcome{}, err
+		}
+		a.ended(done)
+		return outcome{}, nil
+	}
+	return outcome{}, a.source.Abort(ctx, args.Instance, args.Migration)
+}
+
+// forceMigration is live_migration_force_complete, carried out at admission.
+func (a *Agent) forceMigration(ctx context.Context, j *job) (outcome, error) {
+	args, err := as[api.MigrationRefArgs](j.args)
+	if err != nil {
+		return outcome{}, err
+	}
+	return outcome{}, a.source.ForceComplete(ctx, args.Instance, args.Migration)
+}
+
+// The peer's side of a migration that comes here. These calls are idempotent by
+// migration and generation, and the destination journals each of its own steps
+// before it takes it: that record is their journal, so they take no lane and leave
+// no task.
+
+func (a *Agent) prepareIncoming(ctx context.Context, args any) (any, error) {
+	v, err := as[api.PeerMigrateArgs](args)
+	if err != nil {
+		return nil, err
+	}
+	return a.dest.Prepare(ctx, v)
+}
+
+func (a *Agent) postIncoming(ctx context.Context, args any) (any, error) {
+	v, err := as[api.PeerRefArgs](args)
+	if err != nil {
+		return nil, err
+	}
+	return a.dest.Post(ctx, v)
+}
+
+func (a *Agent) rollbackIncoming(ctx context.Context, args any) (any, error) {
+	v, err := as[api.PeerRefArgs](args)
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, a.dest.Rollback(ctx, v)
+}
+
+func (a *Agent) checkIncoming(ctx context.Context, args any) (any, error) {
+	v, err := as[api.PeerMigrateArgs](args)
+	if err != nil {
+		return nil, err
+	}
+	return a.dest.Check(ctx, v)
+}
+
+func (a *Agent) checkOutgoing(ctx context.Context, args any) (any, error) {
+	v, err := as[api.MigrateArgs](args)
+	if err != nil {
+		return nil, err
+	}
+	inst, known := a.ledger.instance(v.Instance)
+	if !known {
+		return nil, a.unknownInstance(api.CheckMigrateSource, v.Instance)
+	}
+	if v.Dest == a.cfg.Host {
+		return nil, alreadyHere(api.CheckMigrateSource, v.Dest)
+	}
+	reasons, err := a.source.Check(ctx, inst, v)
+	if err != nil {
+		return nil, err
+	}
+	return api.CheckResult{Reasons: append([]string{}, reasons...)}, nil
+}
+
+func alreadyHere(method, dest string) error {
+	return fault.Newf(fault.InvalidArgument, method, dest, "the instance is on %s already", dest).
+		WithHint("name another host: compute-agent host list")
+}

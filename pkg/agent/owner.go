@@ -1,0 +1,139 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/inventory"
+	"github.com/compute-agent/compute-agent/pkg/migration"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+)
+
+// owner is the agent's instance records as a migration changes them, and the
+// journal of its own records. Each method is one transaction.
+type owner struct{ a *Agent }
+
+// Save implements [migration.Journal]. The end of a migration is also told as an event.
+func (o owner) Save(ctx context.Context, r migration.Record) error {
+	return o.a.ledger.commit(ctx, func(c *change) error { return o.save(c, r) })
+}
+
+func (o owner) save(c *change, r migration.Record) error {
+	if err := c.putRecord(r); err != nil {
+		return err
+	}
+	if r.Role != migration.RoleSource {
+		return nil
+	}
+	id := r.Migration.UUID
+	return c.event(api.EventMigration, id, fmt.Sprintf("%s/%s/%s/%v", id, r.Phase, r.Migration.Status, r.Undoing),
+		api.MigrationEvent{Migration: r.Migration, At: c.now})
+}
+
+// CanClaim implements [migration.Owner].
+func (o owner) CanClaim(_ context.Context, args api.PeerMigrateArgs) []string {
+	var reasons []string
+	if set := o.a.ledger.switched(); set.Disabled {
+		reasons = append(reasons, disabledFault(o.a.cfg.Host, set.Reason).Error())
+	}
+	id := args.Instance.UUID
+	if inst, known := o.a.ledger.instance(id); known {
+		reasons = append(reasons, fmt.Sprintf("host %s has an instance %s already (%s)", o.a.cfg.Host, id, inst.VMState))
+	}
+	if r, claimed := o.a.claimOf(id); claimed && r.Migration.UUID != args.Migration {
+		reasons = append(reasons, fmt.Sprintf("another migration of it comes here: %s", r.Migration.UUID))
+	}
+	return append(reasons, inventory.Reasons(o.a.cfg.Inventory, o.a.resources(id), args.Instance.Spec)...)
+}
+
+// Claim implements [migration.Owner].
+func (o owner) Claim(ctx context.Context, r migration.Record) error {
+	reasons := o.CanClaim(ctx, api.PeerMigrateArgs{
+		Migration: r.Migration.UUID, Generation: r.Migration.Generation, Source: r.Migration.Source, Instance: r.Instance,
+	})
+	if len(reasons) > 0 {
+		return fault.New(fault.PreconditionFailed, "claim", r.Migration.Instance, strings.Join(reasons, "; ")).WithDetail("reasons", reasons)
+	}
+	return o.Save(ctx, r)
+}
+
+// Unclaim implements [migration.Owner].
+func (o owner) Unclaim(ctx context.Context, r migration.Record) error { return o.Save(ctx, r) }
+
+// Own implements [migration.Owner]: the commit point. The record with the higher
+// generation appears here in the transaction that marks the claim as committed.
+func (o owner) Own(ctx context.Context, r migration.Record) error {
+	power, seen := o.a.power(ctx, r.Migration.Instance)
+	return o.a.ledger.commit(ctx, func(c *change) error {
+		inst, known, err := c.instance(r.Migration.Instance)
+		if err != nil {
+			return err
+		}
+		if known && inst.Generation >= r.Migration.Generation {
+			return o.save(c, r) // it was owned before
+		}
+		inst = r.Instance
+		inst.Host, inst.Generation = o.a.cfg.Host, r.Migration.Generation
+		inst.TaskState, inst.Fault = instance.TaskNone, nil
+		if seen {
+			inst.PowerState = power
+			inst.VMState = instance.VMStateOf(power, inst.VMState)
+		}
+		inst.Ports = o.a.portStatuses(inst)
+		if err := c.putInstance(inst); err != nil {
+			return err
+		}
+		if err := c.instanceEvent(inst, "arrived", "from "+r.Migration.Source, r.Migration.RequestID); err != nil {
+			return err
+		}
+		return o.save(c, r)
+	})
+}
+
+// Disown implements [migration.Owner]: the guest lives on the destination, the
+// source forgets it. A record of a higher generation is a guest that came back: it stays.
+func (o owner) Disown(ctx context.Context, r migration.Record) error {
+	return o.a.ledger.commit(ctx, func(c *change) error {
+		inst, known, err := c.instance(r.Migration.Instance)
+		if err != nil {
+			return err
+		}
+		if known && inst.Generation < r.Migration.Generation {
+			if err := c.dropInstance(inst.UUID); err != nil {
+				return err
+			}
+			if err := c.instanceEvent(inst, "left", "to "+r.Migration.Dest, r.Migration.RequestID); err != nil {
+				return err
+			}
+		}
+		return o.save(c, r)
+	})
+}
+
+// claimOf gives the open claim of a guest that is to come here.
+func (a *Agent) claimOf(id string) (migration.Record, bool) {
+	for _, r := range a.ledger.migrations() {
+		if r.Role == migration.RoleDest && r.Migration.Instance == id && !r.Ended() && !r.Committed {
+			return r, true
+		}
+	}
+	return migration.Record{}, false
+}
+
+// claims gives the specs of all guests that are to come.
+func (a *Agent) claims() []instance.Spec {
+	var specs []instance.Spec
+	for _, r := range a.ledger.migrations() {
+		if r.Role == migration.RoleDest && !r.Ended() && !r.Committed {
+			specs = append(specs, r.Instance.Spec)
+		}
+	}
+	return specs
+}
+
+// Report implements [migration.Reporter]: progress goes to the view, at most as
+// often as the publisher comes round; it is not journaled.
+func (o owner) Report(m instance.Migration) { o.a.progress.put(m) }

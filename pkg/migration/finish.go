@@ -1,0 +1,206 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/compute-agent/compute-agent/internal/logkit"
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/green"
+	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/virt"
+)
+
+// confirm asks the destination until it answers that it owns the guest. Silence is
+// waited out (PostTimeout); an answer that it does not own only for SettleTimeout:
+// then nobody owns it, and people decide.
+func (r *run) confirm(ctx context.Context) error {
+	r.releaseSlot()
+	c, since := r.s.cfg, time.Now()
+	var denied time.Time // since when the answer is no
+	for pause := time.Duration(0); ; {
+		res, err := r.post(ctx, true)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err == nil && res.Owned:
+			r.noteDowntime(res)
+			return nil
+		case err != nil:
+			denied = time.Time{}
+			logkit.From(ctx).Warn("the destination has not answered yet that it owns the guest", logkit.Err(err))
+		case denied.IsZero():
+			denied = time.Now()
+		}
+		if !denied.IsZero() && time.Since(denied) > c.SettleTimeout {
+			return errors.Join(errUnknown, fault.Newf(fault.Conflict, op, r.id,
+				"the guest left, but %s does not own it; there it is %q (%s)", r.record().Migration.Dest, res.State, res.Reason))
+		}
+		if time.Since(since) > c.PostTimeout {
+			return errors.Join(errUnknown, fault.Wrap(err, op, r.id))
+		}
+		pause = min(pause+c.RetryFirst, c.RetryLimit)
+		if err := green.Sleep(ctx, pause); err != nil {
+			return causeOf(ctx, err)
+		}
+	}
+}
+
+// post asks the destination once whether it owns the guest.
+func (r *run) post(ctx context.Context, ended bool) (api.OwnedResult, error) {
+	rec := r.record()
+	ctx, cancel := within(ctx, r.s.cfg.PeerTimeout, "post_live_migration_at_destination on "+rec.Migration.Dest)
+	defer cancel()
+	res, err := r.s.ports.Peer.Post(ctx, rec.Migration.Dest, rec.ref(ended))
+	return res, causeOf(ctx, err)
+}
+
+// noteDowntime keeps what the destination measured, for a source whose own
+// statistics went with the domain.
+func (r *run) noteDowntime(res api.OwnedResult) {
+	if res.DowntimeMS > 0 {
+		r.note(func(rec *Record) { rec.Migration.Result = &instance.Result{DowntimeMS: res.DowntimeMS} })
+	}
+}
+
+// clean removes what stayed behind, now that the destination owns the guest. A copy
+// that stands still here is destroyed; one that runs is not touched.
+func (r *run) clean(ctx context.Context) error {
+	hv, rec := r.s.ports.Hypervisor, r.record()
+	for _, do := range []func(context.Context) error{
+		r.dropCopy,
+		func(ctx context.Context) error { return r.s.ports.Plugger.Unplug(ctx, r.instance, rec.ports()) },
+		func(ctx context.Context) error { return hv.Undefine(ctx, r.instance, !sharesFiles(rec.Instance.Spec)) },
+		func(ctx context.Context) error { return r.s.ports.Owner.Disown(ctx, rec) },
+	} {
+		if err := r.stubbornly(ctx, do); err != nil {
+			return fault.Wrap(err, op, r.instance)
+		}
+	}
+	return nil
+}
+
+// sharesFiles reports whether files that the driver made are used on the other host
+// too.
+func sharesFiles(s instance.Spec) bool {
+	return slices.ContainsFunc(s.Disks, func(d instance.Disk) bool { return d.Shared && d.Source.Image != "" })
+}
+
+// dropCopy destroys a paused leftover of a guest that is owned elsewhere.
+func (r *run) dropCopy(ctx context.Context) error {
+	d, err := r.look(ctx)
+	switch SightOf(d, err) {
+	case SightRunning:
+		return errors.Join(errUnknown, fault.New(fault.Conflict, op, r.instance, "the guest runs on both hosts"))
+	case SightMoving, SightPaused, SightPostCopy, SightLost:
+		logkit.From(ctx).Warn("a copy of the guest stands still here and is removed: " + string(d.State) + " (" + string(d.Reason) + ")")
+		return r.s.ports.Hypervisor.Destroy(ctx, r.instance)
+	case SightAbsent, SightOff, SightLeft:
+		return nil
+	case SightUnknown:
+		return err
+	}
+	return err
+}
+
+// stubbornly repeats what must be done until it is.
+func (r *run) stubbornly(ctx context.Context, do func(context.Context) error) error {
+	retry := green.Retry{
+		Max: -1, First: r.s.cfg.RetryFirst, Limit: r.s.cfg.RetryLimit,
+		Retryable: func(err error) bool { return !errors.Is(err, errUnknown) },
+		OnRetry: func(_ int, err error, _ time.Duration) {
+			logkit.From(ctx).Warn("cleaning up after the migration is tried again", logkit.Err(err))
+		},
+	}
+	_, err := green.RetryCall(ctx, retry, func(ctx context.Context) (struct{}, error) { return struct{}{}, do(ctx) })
+	return causeOf(ctx, err)
+}
+
+// settle gathers the facts of both hosts until they say how the job ended, or that it
+// still runs. What stays unclear for SettleTimeout is unknown.
+func (r *run) settle(ctx context.Context, w *worker) (v Verdict, running bool, err error) {
+	c := r.s.cfg
+	ctx, cancel := within(ctx, c.SettleTimeout, "finding out how the migration ended")
+	defer cancel()
+	for pause := time.Duration(0); ; {
+		running, facts := r.sourceFacts(ctx, w)
+		if running {
+			return VerdictNone, true, nil
+		}
+		if Outcome(facts) == VerdictCompleted { // nothing that the destination says can change it
+			return VerdictCompleted, false, nil
+		}
+		var why error
+		facts, why = r.destFacts(ctx, facts)
+		v := Outcome(facts)
+		if v != VerdictUnknown {
+			return v, false, nil
+		}
+		pause = min(pause+c.RetryFirst, c.RetryLimit)
+		if green.Sleep(ctx, pause) != nil {
+			return VerdictUnknown, false, errors.Join(errUnknown, why, fault.Newf(fault.Internal, op, r.id,
+				"on %s the guest is %s, on %s %s (owned: %t), its job %s",
+				r.s.cfg.Host, facts.Source, r.record().Migration.Dest, facts.Dest, facts.Owned, facts.Job))
+		}
+	}
+}
+
+// sourceFacts looks at this host. The destination counts as not asked.
+func (r *run) sourceFacts(ctx context.Context, w *worker) (running bool, f Facts) {
+	f = Facts{Source: SightUnknown, Dest: SightUnknown}
+	d, err := r.look(ctx)
+	f.Source = SightOf(d, err)
+	if running, _, err = r.jobRuns(ctx); running {
+		return true, f
+	}
+	if err != nil { // without that answer a guest that runs here may still be leaving
+		f.Source = SightUnknown
+	}
+	switch j := r.completedJob(); {
+	case j != nil && j.Type != JobNone:
+		f.Job = j.Type
+	case w != nil && w.succeeded():
+		f.Job = JobCompleted
+	case r.abortAsked():
+		f.Job = JobCancelled
+	}
+	if f.Job == JobFailed && r.abortAsked() {
+		f.Job = JobCancelled
+	}
+	return false, f
+}
+
+// destFacts adds what the destination sees.
+func (r *run) destFacts(ctx context.Context, f Facts) (Facts, error) {
+	res, err := r.post(ctx, false)
+	if err != nil {
+		return f, err
+	}
+	f.Owned = res.Owned
+	f.Dest = SightOf(virt.Domain{State: virt.State(res.State), Reason: virt.Reason(res.Reason)}, nil)
+	return f, nil
+}
+
+// whyFailed joins what both hosts say of a job that did not bring the guest over.
+func (r *run) whyFailed(ctx context.Context, v Verdict, w *worker) error {
+	if v == VerdictCancelled {
+		return r.aborted()
+	}
+	rec := r.record()
+	errs := []error{fault.New(fault.Internal, op, r.id, "the guest did not reach "+rec.Migration.Dest+"; it is still here")}
+	if w != nil {
+		errs = append(errs, w.err())
+	}
+	if j := r.completedJob(); j != nil && j.Error != "" {
+		errs = append(errs, errors.New(j.Error))
+	}
+	ctx, cancel := within(ctx, r.s.cfg.HypervisorWait, "asking "+rec.Migration.Dest+" for its error")
+	defer cancel()
+	if m, err := r.s.ports.Peer.Show(ctx, rec.Migration.Dest, r.id); err == nil && m.Fault != nil {
+		errs = append(errs, fault.Wrap(m.Fault, "", rec.Migration.Dest))
+	}
+	return errors.Join(errs...)
+}

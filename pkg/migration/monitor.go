@@ -1,0 +1,264 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/compute-agent/compute-agent/internal/logkit"
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/green"
+	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/virt"
+)
+
+// abortAgain is when an abort that had no effect is repeated.
+const abortAgain = 5 * time.Second
+
+/*
+monitor watches one job, a beat each Config.MonitorInterval and at once when the
+finish Event is sent or the hypervisor tells of the guest:
+
+	          job not seen yet           job runs                       job over
+	beat ──▶  wait ──────────────▶  progress, decide, act ──────────▶  LoopDone
+	             └── nothing for SettleTimeout ──────────────────────────▲
+	                                    └── nothing for HypervisorWait ──┘ (the call hangs)
+
+Whether the guest arrived is not its business: settle asks for the facts.
+*/
+type monitor struct {
+	r      *run
+	worker *worker // nil: re-adopted, the job is the hypervisor's alone
+	policy Policy
+	begun  time.Time
+	clock  time.Duration // of the job, when the monitor began: what passed before a restart
+
+	track     Track
+	permitted time.Duration
+	raisedAt  time.Duration
+	refused   bool      // post-copy was, once
+	seen      bool      // the job was seen running
+	quiet     time.Time // since when no job is seen
+	failedAt  time.Time // when the event told that the job failed
+	abortedAt time.Time // when the job was last aborted
+}
+
+func (r *run) newMonitor(w *worker) *monitor {
+	now := time.Now()
+	return &monitor{r: r, worker: w, policy: r.policy(), begun: now, quiet: now}
+}
+
+// policy is what this migration decides by: the request's words before the host's.
+func (r *run) policy() Policy {
+	c, rec := r.s.cfg, r.record()
+	dataGB := DataGB(rec.Instance.Spec.MemoryMiB, nil)
+	timeout := time.Duration(rec.Args.CompletionTimeoutSeconds) * time.Second
+	if timeout == 0 && c.CompletionTimeout > 0 {
+		timeout = CompletionTimeout(c.CompletionTimeout, dataGB)
+	}
+	return Policy{
+		Name:     or(rec.Args.Policy, c.Policy),
+		OnStall:  c.OnStall,
+		Timeout:  timeout,
+		Schedule: DowntimeSchedule(c.Downtime, dataGB),
+		Adaptive: c.Adaptive,
+	}
+}
+
+// watch beats until the job is over as far as this host can see. When ctx ends it
+// returns its cause and the job goes on.
+func (m *monitor) watch(ctx context.Context) error {
+	opts := []green.LoopOption{green.WakeOn(m.r.wake)}
+	if m.worker != nil {
+		opts = append(opts, green.WakeOn(m.worker.finish.Done()))
+	}
+	m.quiet, m.failedAt = time.Now(), time.Time{}
+	loop := green.NewFixedIntervalLoopingCall[struct{}](m.beat)
+	if err := loop.Start(ctx, m.r.s.cfg.MonitorInterval, opts...); err != nil {
+		return fault.Wrap(err, op, m.r.id)
+	}
+	_, err := loop.Wait(ctx)
+	return causeOf(ctx, err)
+}
+
+func (m *monitor) done() error { return green.LoopDone(struct{}{}) }
+
+// beat is one look at the job.
+func (m *monitor) beat(ctx context.Context) error {
+	if m.worker != nil && m.worker.finish.Ready() || m.told() {
+		return m.done()
+	}
+	running, job, err := m.r.jobRuns(ctx)
+	switch {
+	case m.worker != nil && m.worker.finish.Ready(): // while we asked
+		return m.done()
+	case err != nil: // the hypervisor is away: its job goes on without us
+		logkit.From(ctx).Debug("the job can't be looked at", logkit.Err(err))
+		m.quiet = time.Now()
+	case running:
+		m.seen, m.quiet = true, time.Now()
+		m.observe(ctx, job)
+	case m.over():
+		return m.done()
+	}
+	return nil
+}
+
+// told reports whether the hypervisor has told that the job is over. After a failure
+// the call's own error is waited for a little: it says why.
+func (m *monitor) told() bool {
+	j := m.r.completedJob()
+	switch {
+	case j == nil:
+		return false
+	case j.Type == JobCompleted || m.worker == nil:
+		return true
+	case m.failedAt.IsZero():
+		m.failedAt = time.Now()
+	}
+	return time.Since(m.failedAt) > m.r.s.cfg.WorkerGrace
+}
+
+// over judges a guest that has no job. Without a call that would end, it is over at
+// the second look; a call that hangs is given up when its job has not been seen for
+// long.
+func (m *monitor) over() bool {
+	c, quiet := m.r.s.cfg, time.Since(m.quiet)
+	switch {
+	case m.worker == nil:
+		return quiet >= c.MonitorInterval
+	case m.seen || m.r.abortAsked():
+		return quiet > c.HypervisorWait
+	default:
+		return quiet > c.SettleTimeout
+	}
+}
+
+// observe publishes a running job's progress and does what its policy wants.
+func (m *monitor) observe(ctx context.Context, j virt.Job) {
+	if m.clock == 0 && m.worker == nil { // re-adopted: the job's clock went on
+		m.clock = j.Elapsed
+	}
+	elapsed := time.Since(m.begun) + m.clock
+	m.track = m.track.Observe(j, elapsed, m.policy.Adaptive.StallMargin)
+	rec := m.r.record()
+	s := Snapshot{
+		Elapsed: elapsed, Job: j, Track: m.track, Permitted: m.permitted, RaisedAt: m.raisedAt,
+		CanPostCopy: m.r.canPostCopy() && !m.refused, PostCopy: rec.PostCopy, Paused: rec.PausedByUs,
+		Force: m.r.forceAsked() != nil,
+	}
+	m.publish(s)
+	if m.r.abortAsked() && !rec.PostCopy {
+		m.abort(ctx)
+		return
+	}
+	m.act(ctx, m.policy.Decide(s))
+}
+
+// publish puts the snapshot into the record's progress.
+func (m *monitor) publish(s Snapshot) {
+	m.r.note(func(rec *Record) { rec.Migration.Progress = progressOf(s, rec.Migration.Progress.Percent) })
+}
+
+// progressOf renders a snapshot. The percentage counts disks and never falls; 100 is
+// for the end.
+func progressOf(s Snapshot, percent int) instance.Progress {
+	j := s.Job
+	now := Progress(j.Memory.Remaining+j.Disk.Remaining, j.Memory.Total+j.Disk.Total)
+	return instance.Progress{
+		Memory: j.Memory, Disk: j.Disk, Bandwidth: j.Bandwidth, DirtyRate: j.DirtyRate, Iteration: j.Iteration,
+		PermittedDowntimeMS: s.Permitted.Milliseconds(), ImpliedDowntimeMS: s.Implied().Milliseconds(),
+		Percent: max(percent, min(now, 99)), ElapsedMS: max(j.Elapsed, s.Elapsed).Milliseconds(),
+	}
+}
+
+// abort ends the job: once, and again if that had no effect.
+func (m *monitor) abort(ctx context.Context) {
+	if !m.abortedAt.IsZero() && time.Since(m.abortedAt) < abortAgain {
+		return
+	}
+	if err := m.r.abortJob(ctx); err != nil { // the next beat tries again
+		logkit.From(ctx).Warn("the job could not be aborted yet", logkit.Err(err))
+		return
+	}
+	m.abortedAt = time.Now()
+}
+
+// act does what the policy decided. An error is told and not fatal: the job goes on.
+func (m *monitor) act(ctx context.Context, d Decision) {
+	var err error
+	switch d.Action {
+	case ActNone:
+	case ActSetDowntime:
+		m.permitted, m.raisedAt = d.Downtime, time.Since(m.begun)+m.clock // also when it fails: not again at each beat
+		err = m.bounded(ctx, func(ctx context.Context) error {
+			return m.r.s.ports.Hypervisor.SetMaxDowntime(ctx, m.r.instance, d.Downtime)
+		})
+	case ActPostCopy:
+		err = m.postCopy(ctx)
+	case ActPause:
+		err = m.pause(ctx)
+	case ActAbort:
+		if err = m.r.abort(ctx, "by policy: "+d.Reason); err == nil {
+			m.abort(ctx)
+		}
+	}
+	log := logkit.From(ctx)
+	switch {
+	case err != nil:
+		log.Warn("the policy's wish failed: "+string(d.Action), logkit.Err(err))
+	case d.Action != ActNone && d.Action != ActSetDowntime:
+		log.Info("the policy steps in: " + string(d.Action) + ": " + d.Reason)
+	}
+	if m.r.forceAsked() != nil && (d.Action != ActPostCopy || err == nil) { // a refused post-copy is followed by a pause
+		m.r.answerForce(d.Action, err)
+	}
+}
+
+func (m *monitor) bounded(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := within(ctx, m.r.s.cfg.HypervisorWait, "the hypervisor's answer")
+	defer cancel()
+	return causeOf(ctx, do(ctx))
+}
+
+// postCopy opens the one-way door. The record says so first: the destination's first
+// event may come before the call returns (nova.md 1.7). When it is refused the door
+// stayed shut, and the next decision is made without it.
+func (m *monitor) postCopy(ctx context.Context) error {
+	set := func(on bool, mode instance.MigrationMode) error {
+		return m.r.save(ctx, func(rec *Record) { rec.PostCopy, rec.Migration.Mode = on, mode })
+	}
+	if err := set(true, instance.ModePostCopy); err != nil {
+		return err
+	}
+	err := m.bounded(ctx, func(ctx context.Context) error {
+		return m.r.s.ports.Hypervisor.StartPostCopy(ctx, m.r.instance)
+	})
+	if fault.KindOf(err) != fault.Conflict { // also an error that leaves open whether it began: then it is safer to believe so
+		return err
+	}
+	m.refused = true
+	m.r.poke()
+	if back := set(false, instance.ModePreCopy); back != nil {
+		return back
+	}
+	return err
+}
+
+// pause stops the guest, so that what remains can only get less.
+func (m *monitor) pause(ctx context.Context) error {
+	set := func(on bool, mode instance.MigrationMode) error {
+		return m.r.save(ctx, func(rec *Record) { rec.PausedByUs, rec.Migration.Mode = on, mode })
+	}
+	if m.r.record().WasPaused {
+		return nil
+	}
+	if err := set(true, instance.ModePaused); err != nil {
+		return err
+	}
+	err := m.bounded(ctx, func(ctx context.Context) error { return m.r.s.ports.Hypervisor.Pause(ctx, m.r.instance) })
+	if err != nil && fault.KindOf(err) == fault.Conflict {
+		return errors.Join(err, set(false, instance.ModePreCopy))
+	}
+	return err
+}

@@ -1,0 +1,214 @@
+package migration
+
+import (
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/virt"
+)
+
+// Verdict is how a migration ended, by the facts of both hosts.
+type Verdict string
+
+// The verdicts. Unknown is a lawful answer: nothing is destroyed, nothing goes on
+// by itself, people decide.
+const (
+	VerdictNone      Verdict = "" // not decided yet
+	VerdictCompleted Verdict = "completed"
+	VerdictFailed    Verdict = "failed"
+	VerdictCancelled Verdict = "cancelled"
+	VerdictUnknown   Verdict = "unknown"
+)
+
+// Sight is what one host sees of the guest, as far as an outcome depends on it.
+type Sight string
+
+// The sights.
+const (
+	SightUnknown  Sight = "unknown"  // nobody could be asked
+	SightAbsent   Sight = "absent"   // no such domain
+	SightOff      Sight = "off"      // defined, and off for a reason of its own
+	SightLeft     Sight = "left"     // off because it migrated away
+	SightMoving   Sight = "moving"   // paused for the migration: incoming, or at its switch-over
+	SightPaused   Sight = "paused"   // paused for a reason of its own: this host holds it
+	SightRunning  Sight = "running"  // this host runs it
+	SightPostCopy Sight = "postcopy" // runs here while memory still comes; on the source: paused behind it
+	SightLost     Sight = "lost"     // post-copy broke: its memory is in two places
+)
+
+// Sights lists all of them.
+func Sights() []Sight {
+	return []Sight{
+		SightUnknown, SightAbsent, SightOff, SightLeft, SightMoving, SightPaused, SightRunning, SightPostCopy, SightLost,
+	}
+}
+
+// SightOf reads the answer of a lookup.
+func SightOf(d virt.Domain, err error) Sight {
+	switch {
+	case err != nil && fault.KindOf(err) == fault.NotFound:
+		return SightAbsent
+	case err != nil:
+		return SightUnknown
+	}
+	switch d.State {
+	case virt.Running:
+		return runningSight(d.Reason)
+	case virt.Paused:
+		return pausedSight(d.Reason)
+	case virt.ShuttingDown, virt.Crashed, virt.PMSuspended: // it lives here, whatever it does
+		return SightRunning
+	case virt.Shutoff:
+		if d.Reason == virt.ReasonMigrated {
+			return SightLeft
+		}
+		return SightOff
+	case virt.NoState:
+		return SightUnknown
+	}
+	return SightAbsent // the wire's empty state: no domain
+}
+
+func runningSight(r virt.Reason) Sight {
+	switch r {
+	case virt.ReasonPostCopy:
+		return SightPostCopy
+	case virt.ReasonPostCopyFailed:
+		return SightLost
+	default:
+		return SightRunning
+	}
+}
+
+func pausedSight(r virt.Reason) Sight {
+	switch r {
+	case virt.ReasonMigrating, virt.ReasonMigrated, virt.ReasonStarting, virt.ReasonUnknown:
+		return SightMoving
+	case virt.ReasonPostCopy:
+		return SightPostCopy
+	case virt.ReasonPostCopyFailed:
+		return SightLost
+	default:
+		return SightPaused
+	}
+}
+
+// Facts is all that an outcome may depend on, once the source's job is over.
+type Facts struct {
+	Source Sight
+	Dest   Sight
+	Owned  bool    // the destination says that it has committed
+	Job    JobType // of this job's own end: its completed event, or that the hypervisor's call succeeded; JobNone: not known
+}
+
+// Outcome says how a migration ended. It is total: what the facts do not prove is
+// unknown. A thrown error is no fact. The rules:
+//
+//   - memory that was split by post-copy and not healed proves nothing;
+//   - a source that runs proves that the guest stayed, unless anything says that it
+//     arrived too: then it runs twice, and nobody but a person may choose;
+//   - a destination that runs the guest, or has committed, has it;
+//   - a destination where it only lies paused, for a reason of its own, has finished
+//     the arrival: it has the guest unless the job is known to have failed;
+//   - a source that holds it paused still has it when the destination does not.
+func Outcome(f Facts) Verdict {
+	switch {
+	case f.Dest == SightLost:
+		return VerdictUnknown
+	case f.Source == SightRunning:
+		if f.Owned || f.Job == JobCompleted || f.held() || f.Dest == SightLeft {
+			return VerdictUnknown
+		}
+		return f.ended()
+	case f.arrived():
+		return VerdictCompleted
+	case f.stayed():
+		return f.ended()
+	default:
+		return VerdictUnknown
+	}
+}
+
+// held reports whether the destination's hypervisor holds a guest that arrived.
+func (f Facts) held() bool {
+	return f.Dest == SightRunning || f.Dest == SightPaused || f.Dest == SightPostCopy
+}
+
+// ended is the verdict on a guest that stayed.
+func (f Facts) ended() Verdict {
+	if f.Job == JobCancelled {
+		return VerdictCancelled
+	}
+	return VerdictFailed
+}
+
+// gone reports whether the source let go of the guest by migrating it, as far as
+// its hypervisor knows.
+func (f Facts) gone() bool { return f.Source == SightLeft || f.Source == SightAbsent }
+
+// arrived reports whether the guest is the destination's, given that it does not
+// run on the source.
+func (f Facts) arrived() bool {
+	sure := f.Owned || f.Job == JobCompleted
+	switch f.Dest {
+	case SightRunning:
+		return sure || f.Source != SightUnknown
+	case SightPaused:
+		stands := f.Source == SightPaused || f.Source == SightMoving // here too, and ran nowhere since
+		return sure || f.gone() || stands && f.Job == JobNone
+	case SightPostCopy: // the last word, RESUMED(migrated), may be late
+		return f.Job == JobCompleted || f.Source == SightLeft
+	case SightUnknown:
+		return f.Owned || f.Source == SightLeft || f.Job == JobCompleted && (f.gone() || f.Source == SightOff)
+	case SightMoving:
+		return f.Owned || f.Job == JobCompleted && f.gone()
+	case SightOff: // it arrived and went off there
+		return f.Owned || f.Source == SightLeft || f.Job == JobCompleted && f.gone()
+	case SightAbsent, SightLeft:
+		return f.Owned
+	case SightLost:
+		return false
+	}
+	return false
+}
+
+// stayed reports whether the guest is the source's although it does not run there.
+func (f Facts) stayed() bool {
+	if f.Owned || f.Job == JobCompleted {
+		return false
+	}
+	ended := f.Job == JobFailed || f.Job == JobCancelled
+	switch f.Source {
+	case SightPaused:
+		return f.Dest == SightUnknown || f.absent() || ended && (f.Dest == SightPaused || f.Dest == SightOff)
+	case SightMoving:
+		return f.absent() || ended && f.Dest == SightPaused
+	case SightOff: // it died here, before it left
+		return f.absent()
+	case SightUnknown, SightAbsent, SightLeft, SightRunning, SightPostCopy, SightLost:
+		return false
+	}
+	return false
+}
+
+// absent reports whether the destination never ran the guest: nothing is there, or
+// a copy that waits.
+func (f Facts) absent() bool { return f.Dest == SightAbsent || f.Dest == SightMoving }
+
+// Committed reports whether a domain found on the destination is the destination's
+// own: the commit point. A domain that runs was resumed here, whether its memory is
+// complete (RESUMED migrated) or still comes (RESUMED postcopy). A guest that was
+// paused when it left is not resumed: it is ours when it lies paused by its user
+// and the source's job has ended, which the source alone knows. A copy that waits
+// (paused for the migration) is not ours.
+func Committed(d virt.Domain, wasPaused, sourceJobEnded bool) bool {
+	switch SightOf(d, nil) {
+	case SightRunning, SightPostCopy, SightLost:
+		return true
+	case SightPaused:
+		return wasPaused && sourceJobEnded
+	case SightOff: // it ran here and ended in good order, or crashed
+		return d.Reason == virt.ReasonShutdown || d.Reason == virt.ReasonCrashed
+	case SightUnknown, SightAbsent, SightLeft, SightMoving:
+		return false
+	}
+	return false
+}

@@ -1,0 +1,117 @@
+package migration
+
+import (
+	"context"
+	"errors"
+
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/green"
+	"github.com/compute-agent/compute-agent/pkg/virt"
+)
+
+// errJobOver ends a worker whose call has not noticed that its job is over.
+var errJobOver = errors.New("the migration job is over")
+
+// worker sits in the hypervisor's blocking call. Its end is linked to the finish
+// Event, which wakes the monitor.
+type worker struct {
+	thread *green.Thread[struct{}]
+	finish green.Event[struct{}]
+	said   error // the call's own error, a hint at most; written before finish is sent
+}
+
+// startWorker begins to move the guest.
+func (r *run) startWorker(ctx context.Context) *worker {
+	w := &worker{}
+	req := r.request()
+	w.thread = green.Spawn(ctx, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, r.s.ports.Hypervisor.Migrate(ctx, req)
+	})
+	w.thread.Link(func(t *green.Thread[struct{}]) {
+		_, w.said = t.Wait(ctx)       // inside a link: at once
+		_ = w.finish.Send(struct{}{}) // the only sender
+	})
+	return w
+}
+
+// err gives the call's error once it has ended; nil before.
+func (w *worker) err() error {
+	if !w.finish.Ready() {
+		return nil
+	}
+	return w.said
+}
+
+// succeeded reports whether the hypervisor's call said that it moved the guest.
+func (w *worker) succeeded() bool { return w.finish.Ready() && w.err() == nil }
+
+// request is what the hypervisor is asked for.
+func (r *run) request() virt.MigrateRequest {
+	c, rec := r.s.cfg, r.record()
+	postCopy := r.canPostCopy()
+	return virt.MigrateRequest{
+		Instance:     r.instance,
+		Migration:    r.id,
+		Generation:   rec.Migration.Generation,
+		Inbound:      rec.Inbound,
+		BandwidthMiB: or(rec.Args.BandwidthMiB, c.BandwidthMiB),
+		Parallel:     or(rec.Args.ParallelConnections, c.Parallel),
+		PostCopy:     postCopy,
+		AutoConverge: c.PermitAutoConv && !postCopy, // nova's rule (nova.md 2.5)
+	}
+}
+
+// canPostCopy reports whether the job may switch to post-copy: permitted here or
+// asked for, and the guest is not paused (nova drops the flag then too).
+func (r *run) canPostCopy() bool {
+	rec := r.record()
+	return !rec.WasPaused && (r.s.cfg.PermitPostCopy || rec.Args.Policy == PolicyPostCopyNow)
+}
+
+// perform moves the guest, or, after a restart, goes on watching the job that was
+// left to the hypervisors. It ends with the outcome by the facts; nil means that the
+// guest is the destination's.
+func (r *run) perform(ctx context.Context) error {
+	if r.resumed {
+		r.holdSlot()
+	} else if r.abortAsked() {
+		return r.aborted()
+	}
+	defer r.answerForce(ActNone, fault.New(fault.Conflict, "live_migration_force_complete", r.id, "the migration ended before anything was done"))
+	var w *worker
+	if !r.resumed {
+		r.forgetJob()
+		w = r.startWorker(ctx)
+		defer w.thread.Kill(errJobOver)
+	}
+	m := r.newMonitor(w)
+	for {
+		if err := m.watch(ctx); err != nil {
+			return err
+		}
+		v, running, err := r.settle(ctx, w)
+		switch {
+		case err != nil:
+			return err
+		case running: // the call is over, its job is not: the hypervisor's connection was lost
+			m.worker = nil
+		case v == VerdictCompleted:
+			return nil
+		default:
+			return r.whyFailed(ctx, v, w)
+		}
+	}
+}
+
+// forgetJob drops the statistics of a job before this one: of the guest's arrival.
+func (r *run) forgetJob() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.job = nil
+}
+
+// holdSlot counts a migration that already runs.
+func (r *run) holdSlot() {
+	r.s.slots.seize()
+	r.takeSlot()
+}

@@ -1,0 +1,98 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/instance"
+)
+
+// step is one row of a phase table: what the phase does and how it is undone. Both
+// are idempotent, for a restart repeats the one that was under way.
+type step[W walker] struct {
+	name   Phase
+	status instance.MigrationStatus // that the source shows meanwhile; empty: unchanged
+	quiet  bool                     // it has no side effect, so entering it is not journaled
+	limit  func(Config) time.Duration
+	do     func(w W, ctx context.Context) error //nolint:revive // the walker is the receiver
+	undo   func(w W, ctx context.Context) error //nolint:revive // as above; nil: nothing to undo
+}
+
+// walker is who walks a phase table.
+type walker interface {
+	// enter makes the record say that a phase begins, before any of its side effects.
+	enter(ctx context.Context, p Phase, status instance.MigrationStatus, quiet bool) error
+	// retreat makes the record say that a phase is being undone.
+	retreat(ctx context.Context, p Phase) error
+	config() Config
+}
+
+// walk does the steps of a table from one on, and gives the phase in which it
+// stopped; with err == nil that is the last one.
+func walk[W walker](ctx context.Context, w W, table []step[W], from Phase) (reached Phase, err error) {
+	for i := max(indexOf(table, from), 0); i < len(table); i++ {
+		s := table[i]
+		reached = s.name
+		if err := w.enter(ctx, s.name, s.status, s.quiet); err != nil {
+			return reached, err
+		}
+		if err := s.run(ctx, w); err != nil {
+			return reached, err
+		}
+	}
+	return reached, nil
+}
+
+// unwind undoes the steps of a table from one on, backward. A step that can't be
+// undone does not keep the others from it; the errors are joined. It stops when ctx
+// ends.
+func unwind[W walker](ctx context.Context, w W, table []step[W], from Phase) error {
+	var errs []error
+	for i := indexOf(table, from); i >= 0; i-- {
+		s := table[i]
+		if s.undo == nil {
+			continue
+		}
+		if err := w.retreat(ctx, s.name); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		if err := s.undo(w, ctx); err != nil {
+			errs = append(errs, err)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func indexOf[W walker](table []step[W], p Phase) int {
+	return slices.IndexFunc(table, func(s step[W]) bool { return s.name == p })
+}
+
+// run does a step within its limit.
+func (s step[W]) run(ctx context.Context, w W) error {
+	if s.limit != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = within(ctx, s.limit(w.config()), "phase "+string(s.name))
+		defer cancel()
+	}
+	return causeOf(ctx, s.do(w, ctx))
+}
+
+// within bounds ctx; the cause of its end names what took too long.
+func within(ctx context.Context, limit time.Duration, what string) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, limit,
+		fault.Newf(fault.Timeout, "live_migration", "", "%s took longer than %v", what, limit))
+}
+
+// causeOf prefers the reason of ctx's end over the error of whatever noticed it.
+func causeOf(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}

@@ -1,0 +1,307 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/compute-agent/compute-agent/internal/logkit"
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/green"
+	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/virt"
+)
+
+// errUnknown marks an outcome that the facts do not decide.
+var errUnknown = errors.New("the outcome is unknown")
+
+// journalTries is how often a record is offered to a journal that refuses it.
+const journalTries = 5
+
+// run is one migration on its source, from Accept to the end of Run.
+type run struct {
+	s        *Source
+	id       string // of the migration
+	instance string
+	begun    bool          // Run has it; guarded by Source.mu
+	accepted bool          // Accept has journaled it; guarded by Source.mu
+	wake     chan struct{} // one beat of the monitor, now
+
+	saving sync.Mutex // one change of the record at a time, in journal order; taken before mu
+
+	mu      sync.Mutex
+	rec     Record
+	cancel  context.CancelCauseFunc // of the step that an abort may cut short; nil: none
+	job     *virt.Job               // of the job-completed event
+	forced  *green.Event[Action]    // somebody waits for force-complete
+	slot    bool
+	resumed bool // this walk began at a phase after accept
+}
+
+func newRun(s *Source, rec Record) *run {
+	rec.Migration.Policy = or(rec.Migration.Policy, s.cfg.Policy)
+	return &run{
+		s: s, id: rec.Migration.UUID, instance: rec.Migration.Instance,
+		rec: rec, resumed: rec.Phase != PhaseAccept, wake: make(chan struct{}, 1),
+	}
+}
+
+func (r *run) config() Config { return r.s.cfg }
+
+// record gives a copy of the record as it stands.
+func (r *run) record() Record {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rec
+}
+
+// poke wakes the monitor.
+func (r *run) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// hear takes one event of the guest.
+func (r *run) hear(e virt.Event) {
+	if e.Kind == virt.EventJobCompleted && e.Job != nil {
+		r.mu.Lock()
+		r.job = e.Job
+		r.mu.Unlock()
+	}
+	r.poke()
+}
+
+// completedJob gives the statistics of the event, nil before it.
+func (r *run) completedJob() *virt.Job {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.job
+}
+
+// save changes the record, journals it and reports it. When the journal refuses often
+// enough, the record is as before; what must be written, because nothing can be undone
+// any more, is offered until ctx ends.
+func (r *run) save(ctx context.Context, change func(*Record)) error {
+	r.saving.Lock()
+	defer r.saving.Unlock()
+	next := r.record()
+	change(&next)
+	next.UpdatedAt = time.Now()
+	next.Migration.UpdatedAt = next.UpdatedAt
+	retry := green.Retry{Max: journalTries - 1, First: r.s.cfg.RetryFirst, Limit: r.s.cfg.RetryLimit}
+	if next.Undoing || next.Ended() || afterPerform(next.Phase) { // there is no other way to go
+		retry.Max = -1
+	}
+	_, err := green.RetryCall(ctx, retry, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, r.s.ports.Journal.Save(ctx, next)
+	})
+	if err != nil {
+		return fault.Wrap(causeOf(ctx, err), op, r.id)
+	}
+	r.set(next)
+	return nil
+}
+
+// afterPerform reports whether a phase of the source lies behind the commit point.
+func afterPerform(p Phase) bool { return p == PhaseSwitch || p == PhaseClean }
+
+// note changes the record and reports it; it is not worth a write to the journal.
+func (r *run) note(change func(*Record)) {
+	r.saving.Lock()
+	defer r.saving.Unlock()
+	next := r.record()
+	change(&next)
+	next.Migration.UpdatedAt = time.Now()
+	r.set(next)
+}
+
+func (r *run) set(next Record) {
+	r.mu.Lock()
+	r.rec = next
+	r.mu.Unlock()
+	r.s.ports.Reporter.Report(next.Migration)
+}
+
+// enter implements walker. The border between perform and switch is where an abort
+// comes too late; before perform a requested abort goes first.
+func (r *run) enter(ctx context.Context, p Phase, status instance.MigrationStatus, quiet bool) error {
+	change := func(rec *Record) { *rec = rec.advance(p, status, false) }
+	logkit.From(ctx).Debug("migration enters a phase", logkit.Phase.Of(string(p)))
+	if quiet {
+		r.note(change)
+		return nil
+	}
+	return r.save(ctx, change)
+}
+
+// retreat implements walker.
+func (r *run) retreat(ctx context.Context, p Phase) error {
+	return r.save(ctx, func(rec *Record) { *rec = rec.advance(p, "", true) })
+}
+
+// conduct is Run, once the migration is registered.
+func (r *run) conduct(ctx context.Context, accepted bool) (instance.Migration, error) {
+	rec := r.record()
+	ctx = logkit.With(ctx, logkit.Instance.Of(r.instance), logkit.Migration.Of(r.id), logkit.Peer.Of(rec.Migration.Dest))
+	from := rec.Phase
+	switch {
+	case rec.Ended():
+		return rec.Migration, nil
+	case rec.Undoing:
+		var why error
+		if rec.Migration.Fault != nil { // a nil *Error is no nil error
+			why = rec.Migration.Fault
+		}
+		return r.giveUp(ctx, from, rec.Verdict, why)
+	case from == PhasePrepare:
+		return r.giveUp(ctx, from, VerdictFailed, fault.New(fault.Unavailable, op, r.id, "the agent was restarted while the destination prepared").
+			WithHint("start the migration again"))
+	case from == PhaseAccept && accepted, from == PhaseCheck:
+		from = PhaseQueue // after a restart from check too: the slot went with it
+	}
+	logkit.From(ctx).Info("live migration begins", logkit.Phase.Of(string(from)))
+	reached, err := walk(ctx, r, sourceTable(), from)
+	switch {
+	case ctx.Err() != nil && err != nil:
+		return r.record().Migration, context.Cause(ctx)
+	case err == nil:
+		return r.finish(ctx, VerdictCompleted, nil)
+	case errors.Is(err, errUnknown), afterPerform(reached):
+		return r.freeze(ctx, err)
+	case fault.KindOf(err) == fault.Cancelled:
+		return r.giveUp(ctx, reached, VerdictCancelled, err)
+	default:
+		return r.giveUp(ctx, reached, VerdictFailed, err)
+	}
+}
+
+// giveUp undoes what was done up to a phase; the guest stays here.
+func (r *run) giveUp(ctx context.Context, reached Phase, v Verdict, why error) (instance.Migration, error) {
+	logkit.From(ctx).Warn("live migration is undone", logkit.Phase.Of(string(reached)), logkit.Err(why))
+	err := r.save(ctx, func(rec *Record) {
+		*rec = rec.advance(reached, "", true)
+		rec.Verdict = v
+		rec.Migration.Fault = fault.Wire(why)
+	})
+	if err == nil {
+		err = unwind(ctx, r, sourceTable(), reached)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return r.record().Migration, context.Cause(ctx)
+	case errors.Is(err, errUnknown):
+		return r.freeze(ctx, errors.Join(why, err))
+	default:
+		return r.finish(ctx, v, errors.Join(why, err))
+	}
+}
+
+// freeze ends the walk without an outcome: nothing more is done until people, or a
+// later look at the facts, decide.
+func (r *run) freeze(ctx context.Context, why error) (instance.Migration, error) {
+	e := fault.WrapAs(fault.Internal, why, op, r.id)
+	if f := new(fault.Error); errors.As(e, &f) && f.Hint == "" {
+		e = f.WithHint("look at the guest on both hosts; nothing was destroyed, and nothing more is done by itself")
+	}
+	logkit.From(ctx).Error("live migration has an unknown outcome", logkit.Err(e))
+	err := r.save(ctx, func(rec *Record) {
+		rec.Verdict = VerdictUnknown
+		rec.Migration.Status = instance.MigrationError
+		rec.Migration.Fault = fault.Wire(e)
+		rec.Migration.Result = r.result(*rec, e)
+	})
+	return r.record().Migration, errors.Join(e, err)
+}
+
+// statusOf is the end that nova's tools know.
+func (v Verdict) statusOf() instance.MigrationStatus {
+	switch v {
+	case VerdictCompleted:
+		return instance.MigrationCompleted
+	case VerdictFailed:
+		return instance.MigrationFailed
+	case VerdictCancelled:
+		return instance.MigrationCancelled
+	case VerdictUnknown, VerdictNone:
+		return instance.MigrationError
+	}
+	return instance.MigrationError
+}
+
+// finish closes the record.
+func (r *run) finish(ctx context.Context, v Verdict, why error) (instance.Migration, error) {
+	err := r.save(ctx, func(rec *Record) {
+		undoing := rec.Undoing
+		*rec = rec.advance(PhaseEnd, v.statusOf(), undoing)
+		rec.Migration.Phase = string(PhaseEnd)
+		rec.Verdict = v
+		rec.Migration.EndedAt = time.Now()
+		rec.Migration.Fault = fault.Wire(why)
+		rec.Migration.Result = r.result(*rec, why)
+		if v == VerdictCompleted {
+			rec.Migration.Progress.Percent = 100
+			rec.Migration.Progress.Memory.Remaining = 0
+		}
+	})
+	m := r.record().Migration
+	if err != nil {
+		return m, errors.Join(why, err)
+	}
+	logkit.From(ctx).Info("live migration ended as "+string(v), logkit.Took.Of(m.EndedAt.Sub(m.StartedAt)), logkit.Err(why))
+	return m, why
+}
+
+// result collects what is known at the end.
+func (r *run) result(rec Record, why error) *instance.Result {
+	res := instance.Result{TotalMS: time.Since(rec.Migration.StartedAt).Milliseconds()}
+	if rec.Migration.Result != nil {
+		res.DowntimeMS = rec.Migration.Result.DowntimeMS
+	}
+	p := rec.Migration.Progress
+	res.Bytes, res.Iterations = p.Memory.Processed+p.Disk.Processed, p.Iteration
+	if j := r.completedJob(); j != nil {
+		res.Bytes, res.Iterations = j.Memory.Processed+j.Disk.Processed, j.Iteration
+		if j.Downtime > 0 && j.Type == JobCompleted {
+			res.DowntimeMS = j.Downtime.Milliseconds()
+		}
+	}
+	switch {
+	case why != nil:
+		res.Reason = why.Error()
+	case rec.AbortRequested:
+		res.Reason = "completed: the abort came too late"
+	}
+	return &res
+}
+
+func (r *run) takeSlot() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.slot = true
+}
+
+// releaseSlot gives the outbound slot back, if it is held.
+func (r *run) releaseSlot() {
+	r.mu.Lock()
+	held := r.slot
+	r.slot = false
+	r.mu.Unlock()
+	if held {
+		r.s.slots.release()
+	}
+}
+
+// peerArgs tells the destination of the guest.
+func (r *run) peerArgs() api.PeerMigrateArgs {
+	rec := r.record()
+	return api.PeerMigrateArgs{
+		Migration:  r.id,
+		Generation: rec.Migration.Generation,
+		Source:     rec.Migration.Source,
+		Instance:   rec.Instance,
+	}
+}

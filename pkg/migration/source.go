@@ -1,0 +1,209 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/virt"
+)
+
+// op is the operation that errors of this package name.
+const op = "live_migration"
+
+// ErrStopping is the cause with which the agent ends the context of a Run when it
+// stops: the walk returns at once and the job is left to the hypervisors.
+var ErrStopping = errors.New("the agent is stopping; the migration goes on after its next start")
+
+// Source conducts the migrations that leave this host. Its methods may be called
+// from any goroutine.
+type Source struct {
+	cfg    Config
+	ports  SourcePorts
+	slots  *slots
+	cancel func() // of the subscription
+
+	mu   sync.Mutex
+	runs map[string]*run // in progress, by instance
+}
+
+// NewSource makes a Source. It subscribes to the hypervisor's events; Close ends that.
+func NewSource(cfg Config, ports SourcePorts) *Source {
+	cfg = cfg.withDefaults()
+	s := &Source{cfg: cfg, ports: ports, slots: newSlots(cfg.OutboundSlots), runs: map[string]*run{}}
+	s.cancel = ports.Hypervisor.Subscribe(s.hear)
+	return s
+}
+
+// Close ends the subscription. Runs must have returned.
+func (s *Source) Close() { s.cancel() }
+
+// hear hands an event to the migration that it concerns; those of the connection
+// concern all.
+func (s *Source) hear(e virt.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.Kind == virt.EventConnected {
+		for _, r := range s.runs {
+			r.poke()
+		}
+		return
+	}
+	if r := s.runs[e.Domain]; r != nil {
+		r.hear(e)
+	}
+}
+
+// Check gives every reason against moving inst: this host's and the destination's.
+// It changes nothing. err means that it could not be found out.
+func (s *Source) Check(ctx context.Context, inst instance.Instance, args api.MigrateArgs) (reasons []string, err error) {
+	r := newRun(s, NewRecord(inst, args, s.cfg.Host, ""))
+	d, reasons, err := r.ownReasons(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.rec = r.rec.standing(d)
+	if args.Dest == s.cfg.Host {
+		return reasons, nil
+	}
+	ctx, cancel := within(ctx, s.cfg.CheckTimeout, "the destination's check")
+	defer cancel()
+	theirs, err := s.ports.Peer.Check(ctx, args.Dest, r.peerArgs())
+	if err = causeOf(ctx, err); err != nil && len(reasons) == 0 {
+		return nil, fault.Wrap(err, op, args.Dest)
+	}
+	if err != nil {
+		return append(reasons, "the destination could not be asked: "+err.Error()), nil
+	}
+	return merge(reasons, theirs.Reasons), nil
+}
+
+// merge joins two lists of reasons, each reason once.
+func merge(a, b []string) []string {
+	for _, reason := range b {
+		if !slices.Contains(a, reason) {
+			a = append(a, reason)
+		}
+	}
+	return a
+}
+
+// Accept journals a new record and makes the migration known to Abort before its
+// turn has come; Run follows. Of a record that is known already it changes nothing.
+// Conflict while the instance has another migration in progress.
+func (s *Source) Accept(ctx context.Context, rec Record) error {
+	r, known, err := s.register(rec)
+	if known || err != nil {
+		return err
+	}
+	if err := r.save(ctx, func(*Record) {}); err != nil {
+		s.drop(r)
+		return err
+	}
+	s.mu.Lock()
+	r.accepted = true
+	s.mu.Unlock()
+	return nil
+}
+
+// Forget takes back an Accept whose Run will never come. Of a migration that runs
+// it does nothing.
+func (s *Source) Forget(rec Record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.runs[rec.Migration.Instance]
+	if r != nil && r.id == rec.Migration.UUID && !r.begun {
+		delete(s.runs, rec.Migration.Instance)
+	}
+}
+
+func (s *Source) register(rec Record) (r *run, known bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, known = s.runs[rec.Migration.Instance]
+	if !known {
+		r = newRun(s, rec)
+		s.runs[rec.Migration.Instance] = r
+		return r, false, nil
+	}
+	if r.id != rec.Migration.UUID {
+		return nil, false, fault.Newf(fault.Conflict, op, rec.Migration.Instance, "migration %s of this instance is in progress", r.id).
+			WithHint("wait for its end, or abort it")
+	}
+	return r, true, nil
+}
+
+func (s *Source) drop(r *run) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.runs[r.instance] == r {
+		delete(s.runs, r.instance)
+	}
+}
+
+// Run walks a migration from rec.Phase to its end, and blocks meanwhile: the
+// instance's lane. A restart resumes with the same call. When ctx ends it returns at
+// once with its cause; the record stays as it stands and the job is left to the
+// hypervisors. The error tells why the migration did not complete: its kind is
+// cancelled after an abort; with status error the outcome is unknown.
+func (s *Source) Run(ctx context.Context, rec Record) (instance.Migration, error) {
+	r, _, err := s.register(rec)
+	if err != nil {
+		return rec.Migration, err
+	}
+	s.mu.Lock()
+	twice, accepted := r.begun, r.accepted
+	r.begun = true
+	s.mu.Unlock()
+	if twice {
+		return rec.Migration, fault.New(fault.Conflict, op, rec.Migration.UUID, "this migration runs already")
+	}
+	defer s.drop(r)
+	defer r.releaseSlot()
+	return r.conduct(ctx, accepted)
+}
+
+// Abort asks for the end of a migration, in any phase; an empty migrationID means
+// the one in progress. It never waits for the instance's lane; the request is in the
+// journal when it returns. It is conflict when the guest has switched over already,
+// not_found when there is none.
+func (s *Source) Abort(ctx context.Context, instanceID, migrationID string) error {
+	r, err := s.find("live_migration_abort", instanceID, migrationID)
+	if err != nil {
+		return err
+	}
+	return r.abort(ctx, "on request")
+}
+
+// ForceComplete makes a running migration end: by post-copy where it is permitted,
+// else by pausing the guest. It waits, bounded, until that was done.
+func (s *Source) ForceComplete(ctx context.Context, instanceID, migrationID string) error {
+	r, err := s.find("live_migration_force_complete", instanceID, migrationID)
+	if err != nil {
+		return err
+	}
+	return r.force(ctx)
+}
+
+func (s *Source) find(method, instanceID, migrationID string) (*run, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.runs[instanceID]
+	if r == nil || migrationID != "" && r.id != migrationID {
+		return nil, fault.New(fault.NotFound, method, instanceID, "no such migration of this instance is in progress here").
+			WithHint("compute-agent migration list shows the migrations and their source hosts")
+	}
+	return r, nil
+}
+
+// Active tells how many migrations are on their way out of this host, those that
+// wait included.
+func (s *Source) Active() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.runs)
+}

@@ -1,0 +1,271 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/compute-agent/compute-agent/internal/logkit"
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/green"
+	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/virt"
+)
+
+// sourceTable is the source's phase table (design section 7). Up to perform every
+// step has its undo; behind it the guest is the destination's.
+func sourceTable() []step[*run] {
+	return []step[*run]{
+		{name: PhaseAccept, status: instance.MigrationAccepted, do: func(*run, context.Context) error { return nil }},
+		{name: PhaseQueue, status: instance.MigrationQueued, quiet: true, do: abortable((*run).queue), undo: (*run).unqueue},
+		{name: PhaseCheck, status: instance.MigrationPreparing, quiet: true, do: abortable((*run).check), undo: (*run).letStand},
+		{name: PhasePrepare, status: instance.MigrationPreparing, do: abortable((*run).prepare), undo: (*run).rollback},
+		{name: PhasePerform, status: instance.MigrationRunning, do: (*run).perform, undo: (*run).stopJob},
+		{name: PhaseSwitch, status: instance.MigrationPost, do: (*run).confirm},
+		{name: PhaseClean, status: instance.MigrationPost, do: (*run).clean, limit: func(c Config) time.Duration { return c.CleanTimeout }},
+	}
+}
+
+// queue waits for an outbound slot.
+func (r *run) queue(ctx context.Context) error {
+	drain := r.record().Args.Priority == api.PriorityDrain
+	if err := r.s.slots.acquire(ctx, drain); err != nil {
+		return err
+	}
+	r.takeSlot()
+	return nil
+}
+
+func (r *run) unqueue(context.Context) error {
+	r.releaseSlot()
+	return nil
+}
+
+// look asks the hypervisor for the guest, bounded.
+func (r *run) look(ctx context.Context) (virt.Domain, error) {
+	ctx, cancel := within(ctx, r.s.cfg.HypervisorWait, "the hypervisor's answer")
+	defer cancel()
+	d, err := r.s.ports.Hypervisor.Lookup(ctx, r.instance)
+	return d, causeOf(ctx, err)
+}
+
+// ownReasons lists what on this host is against the migration, and how the guest
+// stands.
+func (r *run) ownReasons(ctx context.Context) (virt.Domain, []string, error) {
+	rec := r.record()
+	var reasons []string
+	if rec.Migration.Dest == r.s.cfg.Host {
+		reasons = append(reasons, "the destination is the host on which the instance already is")
+	}
+	if b := rec.Args.BlockMigration; b != nil && *b {
+		reasons = append(reasons, "block migration is not supported yet: disks have to be shared")
+	}
+	d, err := r.look(ctx)
+	switch sight := SightOf(d, err); {
+	case sight == SightUnknown && err != nil:
+		return d, nil, fault.Wrap(err, op, r.instance)
+	case sight == SightAbsent:
+		reasons = append(reasons, "the hypervisor does not know the instance")
+	case d.State != virt.Running && d.State != virt.Paused:
+		reasons = append(reasons, "the instance does not run: it is "+string(d.State))
+	}
+	return d, reasons, nil
+}
+
+// standing writes down how the guest stands before anything is done to it.
+func (r Record) standing(d virt.Domain) Record {
+	r.WasPaused = d.State == virt.Paused
+	r.Instance.PowerState = d.Power()
+	return r
+}
+
+// check asks both hosts for every reason against the migration, and notes how the
+// guest stands, so that it can be let stand so again.
+func (r *run) check(ctx context.Context) error {
+	d, reasons, err := r.ownReasons(ctx)
+	if err != nil {
+		return err
+	}
+	r.note(func(rec *Record) { *rec = rec.standing(d) })
+	rec := r.record()
+	if rec.Migration.Dest != r.s.cfg.Host {
+		res, err := patiently(ctx, r.s.cfg, func(ctx context.Context) (api.CheckResult, error) {
+			ctx, cancel := within(ctx, r.s.cfg.CheckTimeout, "the destination's check")
+			defer cancel()
+			res, err := r.s.ports.Peer.Check(ctx, rec.Migration.Dest, r.peerArgs())
+			return res, causeOf(ctx, err)
+		})
+		if err != nil && len(reasons) == 0 {
+			return fault.Wrap(err, op, rec.Migration.Dest)
+		}
+		if err != nil {
+			reasons = append(reasons, "the destination could not be asked: "+err.Error())
+		}
+		reasons = merge(reasons, res.Reasons)
+	}
+	return refusal(r.instance, reasons)
+}
+
+// refusal makes an error of the reasons; nil without any.
+func refusal(subject string, reasons []string) error {
+	if len(reasons) == 0 {
+		return nil
+	}
+	message := "the migration can't be done: " + reasons[0]
+	for _, reason := range reasons[1:] {
+		message += "; " + reason
+	}
+	return fault.New(fault.PreconditionFailed, op, subject, message).WithDetail("reasons", reasons)
+}
+
+// patiently comes back to a destination that is busy, when it said, for
+// Config.BusyTimeout at most; the last answer is the error then.
+func patiently[T any](ctx context.Context, c Config, ask func(context.Context) (T, error)) (T, error) {
+	since := time.Now()
+	for {
+		v, err := ask(ctx)
+		if fault.KindOf(err) != fault.Busy {
+			return v, err
+		}
+		pause := retryAfter(err, c.RetryLimit)
+		if time.Since(since)+pause > c.BusyTimeout {
+			return v, err
+		}
+		if err := green.Sleep(ctx, pause); err != nil {
+			return v, causeOf(ctx, err)
+		}
+	}
+}
+
+// retryAfter reads when a busy host wants to be asked again.
+func retryAfter(err error, fallback time.Duration) time.Duration {
+	switch s := fault.DetailsOf(err)["retry_after_seconds"].(type) {
+	case int:
+		return max(time.Duration(s)*time.Second, time.Second)
+	case float64: // as JSON brings it
+		return max(time.Duration(s*float64(time.Second)), time.Second)
+	}
+	return fallback
+}
+
+// prepare lets the destination make itself ready.
+func (r *run) prepare(ctx context.Context) error {
+	dest := r.record().Migration.Dest
+	res, err := patiently(ctx, r.s.cfg, func(ctx context.Context) (api.PreparedResult, error) {
+		ctx, cancel := within(ctx, r.s.cfg.PrepareTimeout, "pre_live_migration on "+dest)
+		defer cancel()
+		res, err := r.s.ports.Peer.Prepare(ctx, dest, r.peerArgs())
+		return res, causeOf(ctx, err)
+	})
+	if err != nil {
+		return fault.Wrap(err, op, dest)
+	}
+	r.note(func(rec *Record) { rec.Inbound = virt.Inbound{URI: res.URI, MigrateURI: res.MigrateURI} })
+	return nil
+}
+
+// rollback lets the destination undo what it made. It asks until it is answered, for
+// RollbackTimeout at most; then the destination finds out by itself when its claim
+// runs out. A destination where the guest runs refuses: then nothing is clear.
+func (r *run) rollback(ctx context.Context) error {
+	c, dest := r.s.cfg, r.record().Migration.Dest
+	limited, cancel := within(ctx, c.RollbackTimeout, "rollback on "+dest)
+	defer cancel()
+	refused := func(err error) bool { return fault.KindOf(err) == fault.Conflict }
+	retry := green.Retry{Max: -1, First: c.RetryFirst, Limit: c.RetryLimit, Retryable: func(err error) bool { return !refused(err) }}
+	_, err := green.RetryCall(limited, retry, func(ctx context.Context) (struct{}, error) {
+		ctx, cancel := within(ctx, c.PeerTimeout, "one rollback call")
+		defer cancel()
+		return struct{}{}, causeOf(ctx, r.s.ports.Peer.Rollback(ctx, dest, r.record().ref(false)))
+	})
+	switch {
+	case err == nil:
+		r.note(func(rec *Record) { rec.RolledBack = true })
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case refused(err):
+		return errors.Join(errUnknown, fault.Wrap(err, op, dest))
+	}
+	logkit.From(ctx).Warn("the destination could not be told to undo; it will find out when its claim runs out", logkit.Err(err))
+	return fault.Wrap(err, "rollback_live_migration_at_destination", dest)
+}
+
+// letStand gives the guest back the state in which check found it. A guest that the
+// migration stopped goes on only after the destination has answered that nothing of
+// it is left there: it must not run twice.
+func (r *run) letStand(ctx context.Context) error {
+	retry := green.Retry{Max: -1, First: r.s.cfg.RetryFirst, Limit: r.s.cfg.RetryLimit, Retryable: func(err error) bool { return !errors.Is(err, errUnknown) }}
+	limited, cancel := within(ctx, r.s.cfg.SettleTimeout, "the hypervisor's answer")
+	defer cancel()
+	_, err := green.RetryCall(limited, retry, func(ctx context.Context) (struct{}, error) { return struct{}{}, r.standOnce(ctx) })
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func (r *run) standOnce(ctx context.Context) error {
+	rec := r.record()
+	d, err := r.look(ctx)
+	sight := SightOf(d, err)
+	stuck := sight == SightMoving || sight == SightPaused && rec.PausedByUs
+	switch {
+	case sight == SightUnknown:
+		return fault.Wrap(err, op, r.instance)
+	case !stuck || rec.WasPaused:
+		return nil
+	case !rec.RolledBack:
+		return errors.Join(errUnknown, fault.New(fault.Conflict, op, r.instance,
+			"the guest stands still here, and the destination has not confirmed that it never ran there"))
+	}
+	ctx, cancel := within(ctx, r.s.cfg.HypervisorWait, "the hypervisor's answer")
+	defer cancel()
+	return fault.Wrap(causeOf(ctx, r.s.ports.Hypervisor.Unpause(ctx, r.instance)), op, r.instance)
+}
+
+// stopJob undoes perform: no job of this guest may be left.
+func (r *run) stopJob(ctx context.Context) error {
+	retry := green.Retry{Max: -1, First: r.s.cfg.RetryFirst, Limit: r.s.cfg.RetryLimit, Retryable: func(error) bool { return true }}
+	limited, cancel := within(ctx, r.s.cfg.SettleTimeout, "the end of the job")
+	defer cancel()
+	_, err := green.RetryCall(limited, retry, func(ctx context.Context) (struct{}, error) {
+		running, _, err := r.jobRuns(ctx)
+		if err != nil || !running {
+			return struct{}{}, err
+		}
+		_ = r.abortJob(ctx) // whether it helped is seen at the next look
+		return struct{}{}, fault.New(fault.Conflict, op, r.instance, "the job still runs")
+	})
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil { // a job that can't be stopped may still end at the destination
+		return errors.Join(errUnknown, err)
+	}
+	return nil
+}
+
+func (r *run) abortJob(ctx context.Context) error {
+	ctx, cancel := within(ctx, r.s.cfg.HypervisorWait, "aborting the job")
+	defer cancel()
+	return causeOf(ctx, r.s.ports.Hypervisor.AbortJob(ctx, r.instance))
+}
+
+// jobRuns asks whether a job of the guest is under way; a guest that is off or gone
+// has none.
+func (r *run) jobRuns(ctx context.Context) (bool, virt.Job, error) {
+	ctx, cancel := within(ctx, r.s.cfg.HypervisorWait, "the hypervisor's answer")
+	defer cancel()
+	j, err := r.s.ports.Hypervisor.Job(ctx, r.instance)
+	err = causeOf(ctx, err)
+	switch fault.KindOf(err) {
+	case "":
+		return j.Type == JobUnbounded || j.Type == JobBounded, j, nil
+	case fault.NotFound, fault.Conflict:
+		return false, virt.Job{}, nil
+	default:
+		return false, virt.Job{}, fault.Wrap(err, op, r.instance)
+	}
+}

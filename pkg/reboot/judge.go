@@ -1,0 +1,73 @@
+package reboot
+
+import (
+	"fmt"
+
+	"github.com/compute-agent/compute-agent/pkg/virt"
+)
+
+/*
+A look at a guest that was asked to go off ends in one of these:
+
+	                 ┌─▶ waiting ─┐ runs still, or is going off: look again
+	look ────────────┤      ▲     │ (at the end of the time: late)
+	                 │      └─────┘
+	                 ├─▶ off        it went off since the task began: start it again
+	                 ├─▶ restarted  it runs under another id, or reset itself: the reboot has happened
+	                 └─▶ unable     it can't answer, or there is nobody to ask: by force, at once
+*/
+type sight int
+
+const (
+	waiting sight = iota
+	off
+	restarted
+	unable
+	late
+)
+
+// judge says what a look means for a soft reboot of a guest whose id was
+// beforeID when the task began, -1 for none. It is pure; nova's rule (a changed
+// id is success) is sharpened where it waits for nothing or is content with too little.
+func judge(d virt.Domain, beforeID int) (sight, string) {
+	switch {
+	case !d.Active() && d.Saved:
+		return unable, "its memory was saved and it is off"
+	case !d.Active() && beforeID >= 0:
+		return off, "the guest went off and was started again"
+	case !d.Active():
+		return unable, "it was off"
+	}
+	switch d.State {
+	case virt.Running:
+		if d.ID != beforeID {
+			return restarted, fmt.Sprintf("the guest runs under a new id (%d after %d): somebody restarted it", d.ID, beforeID)
+		}
+		return waiting, "it still runs"
+	case virt.Paused:
+		if d.ID != beforeID {
+			return waiting, "it was restarted, and is paused" // as every start is for a moment
+		}
+		if d.Reason == virt.ReasonShutdown {
+			return waiting, "it is going off" // QEMU's last moment
+		}
+		return unable, "it is paused and can't answer"
+	case virt.ShuttingDown:
+		return waiting, "it is going off"
+	case virt.Crashed:
+		return unable, "it has crashed"
+	case virt.PMSuspended:
+		return unable, "it sleeps and can't answer"
+	case virt.Shutoff, virt.NoState:
+		return waiting, "its state is " + string(d.State) // between two states
+	}
+	return waiting, "its state is " + string(d.State)
+}
+
+// judgeStop says what a look means for a clean power off; restarted doesn't occur.
+func judgeStop(d virt.Domain) (sight, string) {
+	if !d.Active() {
+		return off, "it is off"
+	}
+	return judge(d, d.ID)
+}

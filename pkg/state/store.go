@@ -1,0 +1,244 @@
+// Package state is the agent's memory across restarts: one bbolt file with
+// versioned records. What [Store.Update] returned nil for is on disk.
+//
+// One writer goroutine owns all writing. It takes every update that waits and
+// commits them in one transaction, at once and without a delay: a lone write
+// costs one fsync, a thousand concurrent ones cost one fsync too.
+//
+//	Update ─┐
+//	Update ─┼─▶ queue ─▶ writer: begin, run all, commit (fsync) ─▶ answers
+//	Update ─┘                     └─ one fails: it alone is left out, the rest run again
+//
+// Readers ([Store.View]) never wait for the writer.
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/green"
+)
+
+// FileName is the journal's name inside the state directory.
+const FileName = "journal.db"
+
+// Options tune a Store. The zero value is right for production.
+type Options struct {
+	// LockTimeout bounds the wait for another process that has the file open. Default 1 s.
+	LockTimeout time.Duration
+	// MaxBatch is the largest number of updates in one transaction. Default 1024.
+	MaxBatch int
+	// NoSync leaves out the fsync. For simulations only: a power loss may lose everything.
+	NoSync bool
+}
+
+func (o Options) withDefaults() Options {
+	if o.LockTimeout <= 0 {
+		o.LockTimeout = time.Second
+	}
+	if o.MaxBatch <= 0 {
+		o.MaxBatch = 1024
+	}
+	return o
+}
+
+// Store is an open journal. Its methods may be called from any goroutine.
+type Store struct {
+	db     *bbolt.DB
+	queue  chan *update
+	stop   chan struct{}
+	writer *green.Thread[struct{}]
+	batch  int
+}
+
+// update is one waiting call of Update; done is answered once.
+type update struct {
+	fn   func(*Tx) error
+	done chan error
+}
+
+// Open opens or makes the journal in dir. A file that another process holds is a
+// conflict; a damaged one is refused and left as it is, for a person to look at.
+func Open(ctx context.Context, dir string, o Options) (*Store, error) {
+	o = o.withDefaults()
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, fault.WrapAs(fault.Internal, err, "open journal", dir)
+	}
+	path := filepath.Join(dir, FileName)
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
+		Timeout: o.LockTimeout, NoSync: o.NoSync, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType,
+	})
+	if err != nil {
+		return nil, openFault(path, err)
+	}
+	s := &Store{db: db, queue: make(chan *update, o.MaxBatch), stop: make(chan struct{}), batch: o.MaxBatch}
+	s.writer = green.Spawn(context.WithoutCancel(ctx), s.write)
+	return s, nil
+}
+
+func openFault(path string, err error) error {
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return fault.New(fault.Conflict, "open journal", path, "another process has it open").
+			WithHint("is an agent with the same state directory running? stop it, or set another --state-dir")
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
+		return fault.New(fault.Internal, "open journal", path, "the file is damaged").Because(err).
+			WithHint("nothing was changed; move the file aside to start with an empty journal: running guests are found again from the hypervisor")
+	default:
+		return fault.WrapAs(fault.Internal, err, "open journal", path)
+	}
+}
+
+// Close waits for the updates that were taken, then closes the file. Updates that
+// come later are refused.
+func (s *Store) Close() error {
+	select {
+	case <-s.stop:
+		return nil
+	default:
+		close(s.stop)
+	}
+	<-s.writer.Done()
+	return s.db.Close()
+}
+
+// Update runs fn in a read-write transaction and returns when it is on disk. fn's
+// error undoes fn and is returned. fn may be run more than once and must do
+// nothing but read and write through its Tx. ctx bounds the wait for the answer;
+// when it ends first, whether fn was committed is not known.
+func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
+	u := &update{fn: fn, done: make(chan error, 1)}
+	select {
+	case s.queue <- u:
+	case <-s.stop:
+		return closedFault()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case err := <-u.done:
+		return err
+	case <-s.writer.Done():
+		select { // the writer answers what it took before it ends
+		case err := <-u.done:
+			return err
+		default:
+			return closedFault()
+		}
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func closedFault() error {
+	return fault.New(fault.Unavailable, "journal", "", "the journal is closed: the agent is stopping")
+}
+
+// View runs fn in a read-only transaction on what is committed.
+func (s *Store) View(fn func(*Tx) error) error {
+	return s.db.View(func(b *bbolt.Tx) error { return fn(&Tx{bolt: b}) })
+}
+
+// write is the writer's loop.
+func (s *Store) write(context.Context) (struct{}, error) {
+	for {
+		select {
+		case u := <-s.queue:
+			s.commit(s.gather(u))
+		case <-s.stop:
+			for { // what was taken is still carried out
+				select {
+				case u := <-s.queue:
+					s.commit(s.gather(u))
+				default:
+					return struct{}{}, nil
+				}
+			}
+		}
+	}
+}
+
+// gather takes everything that waits, without waiting.
+func (s *Store) gather(first *update) []*update {
+	batch := []*update{first}
+	for len(batch) < s.batch {
+		select {
+		case u := <-s.queue:
+			batch = append(batch, u)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// commit runs a batch in one transaction. When one update fails, it is answered
+// and left out, and the others run again.
+func (s *Store) commit(batch []*update) {
+	for len(batch) > 0 {
+		failed := -1
+		err := s.db.Update(func(b *bbolt.Tx) error {
+			for i, u := range batch {
+				if err := guarded(u.fn, &Tx{bolt: b}); err != nil {
+					failed = i
+					return err
+				}
+			}
+			return nil
+		})
+		if failed < 0 {
+			err = commitFault(err)
+			for _, u := range batch {
+				u.done <- err
+			}
+			return
+		}
+		batch[failed].done <- err
+		batch = append(batch[:failed:failed], batch[failed+1:]...)
+	}
+}
+
+// guarded turns a panic of fn into an error: one bad record must not end the writer.
+func guarded(fn func(*Tx) error, tx *Tx) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fault.Newf(fault.Internal, "journal", "", "an update panicked: %v", p)
+		}
+	}()
+	return fn(tx)
+}
+
+func commitFault(err error) error {
+	if err == nil {
+		return nil
+	}
+	f := fault.New(fault.Unavailable, "journal", "", "cannot commit").Because(err)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return f.WithHint("the disk of the state directory is full; nothing was lost, work goes on when there is room")
+	}
+	return f
+}
+
+// Size is the journal's length in bytes.
+func (s *Store) Size() int64 {
+	info, err := os.Stat(s.db.Path())
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// Path is the journal's file.
+func (s *Store) Path() string { return s.db.Path() }
+
+// String names the store in logs.
+func (s *Store) String() string { return fmt.Sprintf("journal %s", s.db.Path()) }

@@ -1,0 +1,262 @@
+package state_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/state"
+)
+
+type note struct {
+	Text string `json:"text"`
+}
+
+var notes = state.Table[note]{Name: "notes", Version: 1}
+
+func open(t *testing.T, dir string) *state.Store {
+	t.Helper()
+	s, err := state.Open(t.Context(), dir, state.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func put(s *state.Store, key, text string) error {
+	return s.Update(context.Background(), func(tx *state.Tx) error { return notes.Put(tx, key, note{text}) })
+}
+
+func get(t *testing.T, s *state.Store, key string) (note, bool) {
+	t.Helper()
+	var n note
+	var ok bool
+	if err := s.View(func(tx *state.Tx) (err error) { n, ok, err = notes.Get(tx, key); return err }); err != nil {
+		t.Fatal(err)
+	}
+	return n, ok
+}
+
+func TestUpdateSurvivesReopen(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	if err := put(s, "a", "hello"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(s, "b", "late"); !errors.Is(err, fault.Unavailable) {
+		t.Errorf("Update after Close = %v, want unavailable", err)
+	}
+	s = open(t, dir)
+	if n, ok := get(t, s, "a"); !ok || n.Text != "hello" {
+		t.Errorf("after reopening: %v %v, want hello", n, ok)
+	}
+	if _, ok := get(t, s, "b"); ok {
+		t.Error("a refused update is there")
+	}
+}
+
+// A thousand updates at once, a tenth of them failing or panicking: the others
+// are all there, the failed ones left no trace.
+func TestOneFailureLeavesTheOthers(t *testing.T) {
+	s := open(t, t.TempDir())
+	boom := errors.New("boom")
+	var wg sync.WaitGroup
+	for i := range 1000 {
+		wg.Go(func() {
+			key := fmt.Sprintf("%04d", i)
+			err := s.Update(t.Context(), func(tx *state.Tx) error {
+				if err := notes.Put(tx, key, note{key}); err != nil {
+					return err
+				}
+				switch i % 10 {
+				case 3:
+					return boom
+				case 7:
+					panic("in an update")
+				}
+				return nil
+			})
+			switch i % 10 {
+			case 3:
+				if !errors.Is(err, boom) {
+					t.Errorf("update %d: %v, want boom", i, err)
+				}
+			case 7:
+				if !errors.Is(err, fault.Internal) {
+					t.Errorf("update %d: %v, want internal", i, err)
+				}
+			default:
+				if err != nil {
+					t.Errorf("update %d: %v", i, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for i := range 1000 {
+		_, ok := get(t, s, fmt.Sprintf("%04d", i))
+		if want := i%10 != 3 && i%10 != 7; ok != want {
+			t.Errorf("record %d is there: %v, want %v", i, ok, want)
+		}
+	}
+}
+
+func TestUpdateObeysItsContext(t *testing.T) {
+	s := open(t, t.TempDir())
+	ctx, cancel := context.WithCancel(t.Context())
+	entered, release := make(chan struct{}), make(chan struct{})
+	answered := make(chan error, 1)
+	go func() {
+		answered <- s.Update(ctx, func(*state.Tx) error { close(entered); <-release; return nil })
+	}()
+	<-entered
+	cancel()
+	if err := <-answered; !errors.Is(err, context.Canceled) {
+		t.Errorf("Update = %v, want its context's end", err)
+	}
+	close(release)
+}
+
+func TestSecondProcessIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	open(t, dir)
+	_, err := state.Open(t.Context(), dir, state.Options{LockTimeout: 1})
+	if !errors.Is(err, fault.Conflict) || fault.HintOf(err) == "" {
+		t.Errorf("a second Open = %v, want a conflict with a hint", err)
+	}
+}
+
+func TestDamagedFileIsRefusedAndKept(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, state.FileName)
+	garbage := []byte(strings.Repeat("not a journal ", 1000))
+	if err := os.WriteFile(path, garbage, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := state.Open(t.Context(), dir, state.Options{})
+	if err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("Open = %v, want: damaged", err)
+	}
+	if kept, rerr := os.ReadFile(path); rerr != nil || string(kept) != string(garbage) {
+		t.Error("the damaged file was changed")
+	}
+}
+
+func TestOtherVersionIsRefused(t *testing.T) {
+	s := open(t, t.TempDir())
+	newer := state.Table[note]{Name: "notes", Version: 2}
+	if err := s.Update(t.Context(), func(tx *state.Tx) error { return newer.Put(tx, "a", note{"from tomorrow"}) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(s, "b", "today"); err != nil {
+		t.Fatal(err)
+	}
+	err := s.View(func(tx *state.Tx) error {
+		if _, _, err := notes.Get(tx, "a"); err == nil || !strings.Contains(err.Error(), "version 2") {
+			t.Errorf("Get = %v, want a refusal that names version 2", err)
+		}
+		values, bad := notes.Values(tx)
+		if len(values) != 1 || len(bad) != 1 {
+			t.Errorf("Values gave %d records and %d errors, want 1 and 1", len(values), len(bad))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOutboxKeepsOrder(t *testing.T) {
+	s := open(t, t.TempDir())
+	for i := range 300 { // crosses a byte in the key
+		if err := s.Update(t.Context(), func(tx *state.Tx) error {
+			return state.AppendEvent(tx, state.OutEvent{Kind: "task", ID: fmt.Sprint(i)})
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var first []state.OutEvent
+	_ = s.View(func(tx *state.Tx) error { first, _ = state.PendingEvents(tx, 290); return nil })
+	var drop []uint64
+	for i, e := range first {
+		if e.ID != fmt.Sprint(i) {
+			t.Fatalf("event %d is %q", i, e.ID)
+		}
+		drop = append(drop, e.Sequence)
+	}
+	if err := s.Update(t.Context(), func(tx *state.Tx) error { return state.DropEvents(tx, drop) }); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.View(func(tx *state.Tx) error {
+		rest, _ := state.PendingEvents(tx, 100)
+		if len(rest) != 10 || rest[0].ID != "290" || state.CountEvents(tx) != 10 {
+			t.Errorf("%d events are left, the first is %v, want 10 from 290", len(rest), rest)
+		}
+		return nil
+	})
+}
+
+func BenchmarkUpdate(b *testing.B) {
+	for _, c := range []struct {
+		name     string
+		parallel int
+	}{{"alone", 0}, {"with 128 others", 64}} {
+		b.Run(c.name, func(b *testing.B) {
+			s, err := state.Open(b.Context(), b.TempDir(), state.Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer func() { _ = s.Close() }()
+			if c.parallel == 0 {
+				for b.Loop() {
+					if err := put(s, "k", "v"); err != nil {
+						b.Fatal(err)
+					}
+				}
+				return
+			}
+			b.SetParallelism(c.parallel)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if err := put(s, "k", "v"); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// The envelope's form is part of the promise: a journal written by version 1 is
+// read by every later agent.
+func TestRecordForm(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	if err := put(s, "k", "v"); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Close()
+	db, err := bbolt.Open(filepath.Join(dir, state.FileName), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	_ = db.View(func(tx *bbolt.Tx) error {
+		if got := string(tx.Bucket([]byte("notes")).Get([]byte("k"))); got != `{"v":1,"d":{"text":"v"}}` {
+			t.Errorf("record = %s", got)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,160 @@
+package state
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"iter"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/compute-agent/compute-agent/pkg/fault"
+)
+
+// Tx is a transaction; it is valid inside the function it was given to.
+type Tx struct{ bolt *bbolt.Tx }
+
+// Table is one kind of record, kept under string keys in key order. A Table is a
+// description and holds nothing itself.
+type Table[T any] struct {
+	Name    string
+	Version int // written with each record; a record of another version is refused
+}
+
+// envelope wraps each record with the version of its form.
+type envelope struct {
+	V int             `json:"v"`
+	D json.RawMessage `json:"d"`
+}
+
+// Put writes a record.
+func (t Table[T]) Put(tx *Tx, key string, v T) error {
+	raw, err := t.encode(v)
+	if err != nil {
+		return err
+	}
+	b, err := tx.bolt.CreateBucketIfNotExists([]byte(t.Name))
+	if err != nil {
+		return fault.WrapAs(fault.Internal, err, "journal", t.Name)
+	}
+	if err := b.Put([]byte(key), raw); err != nil {
+		return fault.WrapAs(fault.Internal, err, "journal", t.Name+"/"+key)
+	}
+	return nil
+}
+
+func (t Table[T]) encode(v T) ([]byte, error) {
+	d, err := json.Marshal(v)
+	if err == nil {
+		d, err = json.Marshal(envelope{V: t.Version, D: d})
+	}
+	if err != nil {
+		return nil, fault.WrapAs(fault.Internal, err, "journal", t.Name)
+	}
+	return d, nil
+}
+
+// Get reads a record; ok is false without it.
+func (t Table[T]) Get(tx *Tx, key string) (v T, ok bool, err error) {
+	b := tx.bolt.Bucket([]byte(t.Name))
+	if b == nil {
+		return v, false, nil
+	}
+	raw := b.Get([]byte(key))
+	if raw == nil {
+		return v, false, nil
+	}
+	v, err = t.decode(key, raw)
+	return v, err == nil, err
+}
+
+func (t Table[T]) decode(key string, raw []byte) (v T, err error) {
+	var e envelope
+	if err := json.Unmarshal(raw, &e); err != nil {
+		return v, fault.New(fault.Internal, "journal", t.Name+"/"+key, "the record is damaged").Because(err)
+	}
+	if e.V != t.Version {
+		return v, fault.Newf(fault.Internal, "journal", t.Name+"/"+key, "the record has version %d, this agent reads version %d", e.V, t.Version).
+			WithHint("run the version of the agent that wrote it, or move the journal aside")
+	}
+	if err := json.Unmarshal(e.D, &v); err != nil {
+		return v, fault.New(fault.Internal, "journal", t.Name+"/"+key, "the record is damaged").Because(err)
+	}
+	return v, nil
+}
+
+// Delete removes a record; absent is fine.
+func (t Table[T]) Delete(tx *Tx, key string) error {
+	b := tx.bolt.Bucket([]byte(t.Name))
+	if b == nil {
+		return nil
+	}
+	if err := b.Delete([]byte(key)); err != nil {
+		return fault.WrapAs(fault.Internal, err, "journal", t.Name+"/"+key)
+	}
+	return nil
+}
+
+// All iterates over all records in key order; err of the last pair is set when a
+// record can't be read, and iteration goes on.
+func (t Table[T]) All(tx *Tx) iter.Seq2[string, Record[T]] {
+	return func(yield func(string, Record[T]) bool) {
+		b := tx.bolt.Bucket([]byte(t.Name))
+		if b == nil {
+			return
+		}
+		c := b.Cursor()
+		for k, raw := c.First(); k != nil; k, raw = c.Next() {
+			v, err := t.decode(string(k), raw)
+			if !yield(string(k), Record[T]{Value: v, Err: err}) {
+				return
+			}
+		}
+	}
+}
+
+// Record is a value of a table, or why it can't be read.
+type Record[T any] struct {
+	Value T
+	Err   error
+}
+
+// Values collects all readable records, and the errors of the others.
+func (t Table[T]) Values(tx *Tx) (values []T, bad []error) {
+	for _, r := range t.All(tx) {
+		if r.Err != nil {
+			bad = append(bad, r.Err)
+			continue
+		}
+		values = append(values, r.Value)
+	}
+	return values, bad
+}
+
+// Len counts the records.
+func (t Table[T]) Len(tx *Tx) int {
+	b := tx.bolt.Bucket([]byte(t.Name))
+	if b == nil {
+		return 0
+	}
+	return b.Stats().KeyN
+}
+
+// NextSequence gives the next number of the table: 1, 2, 3 … never twice.
+func (t Table[T]) NextSequence(tx *Tx) (uint64, error) {
+	b, err := tx.bolt.CreateBucketIfNotExists([]byte(t.Name))
+	if err != nil {
+		return 0, fault.WrapAs(fault.Internal, err, "journal", t.Name)
+	}
+	n, err := b.NextSequence()
+	if err != nil {
+		return 0, fault.WrapAs(fault.Internal, err, "journal", t.Name)
+	}
+	return n, nil
+}
+
+// SequenceKey writes a number as a key that sorts by value.
+func SequenceKey(n uint64) string {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], n)
+	return string(b[:])
+}

@@ -1,0 +1,135 @@
+package fake
+
+import (
+	"context"
+	"time"
+
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/virt"
+)
+
+// Job gives the statistics of this moment.
+func (d *Driver) Job(ctx context.Context, id string) (virt.Job, error) {
+	return ask(ctx, d, "Job", id, func() (virt.Job, error) {
+		dom, err := d.host.findLocked("Job", id)
+		switch {
+		case err != nil:
+			return virt.Job{}, err
+		case !dom.active():
+			return virt.Job{}, conflict("Job", id, "the domain is not running")
+		case dom.arriving != nil:
+			return virt.Job{Type: virt.JobUnbounded}, nil
+		case dom.job == nil:
+			return virt.Job{}, nil
+		}
+		return dom.job.snapshot(time.Now()), nil
+	})
+}
+
+// snapshot is the job as QEMU would report it.
+func (m *migration) snapshot(now time.Time) virt.Job {
+	var j virt.Job
+	switch m.stage {
+	case stagePreCopy:
+		j = m.flow.advance(now.Sub(m.flowAt), m.dom.state == virt.Running).job()
+	case stageToPostCopy, stagePostCopy:
+		j = m.flow.job()
+		moved := 0.0
+		if m.stage == stagePostCopy {
+			moved = min(m.postBytes, m.host.cfg.bandwidth(0)*now.Sub(m.flowAt).Seconds())
+		}
+		j.Memory.Processed += uint64(moved)
+		j.Memory.Remaining = uint64(m.postBytes - moved)
+		j.PostCopyReq = uint64(moved / pageSize / 16)
+	case stageSwitching, stageFinishing:
+		j = m.stats
+	case stageSetup, stageOver:
+	}
+	j.Type, j.Elapsed, j.Setup = virt.JobUnbounded, now.Sub(m.began), m.setup
+	return j
+}
+
+// CompletedJob gives the last job that worked; a source keeps it until Undefine.
+func (d *Driver) CompletedJob(ctx context.Context, id string) (virt.Job, error) {
+	return ask(ctx, d, "CompletedJob", id, func() (virt.Job, error) {
+		if j, known := d.host.completed[id]; known {
+			return j, nil
+		}
+		return virt.Job{}, fault.New(fault.NotFound, "CompletedJob", id, "no completed job of this domain is known")
+	})
+}
+
+// steer does something to a running job.
+func (d *Driver) steer(ctx context.Context, method, id string, f func(*migration) error) error {
+	return tell(ctx, d, method, id, func(dom *domain) error {
+		if dom.job == nil {
+			return conflict(method, id, "no migration of this guest runs")
+		}
+		return f(dom.job)
+	})
+}
+
+// AbortJob ends the job while its guest still runs here.
+func (d *Driver) AbortJob(ctx context.Context, id string) error {
+	return d.steer(ctx, "AbortJob", id, func(m *migration) error {
+		if m.stage >= stageSwitching {
+			return conflict("AbortJob", id, "the guest is already leaving: too late to abort")
+		}
+		m.failLocked(time.Now(), fault.New(fault.Cancelled, "Migrate", id, "operation aborted: migration out job: canceled by client"))
+		return nil
+	})
+}
+
+// SetMaxDowntime changes the permitted downtime; a guest that fits it stops at once.
+func (d *Driver) SetMaxDowntime(ctx context.Context, id string, limit time.Duration) error {
+	return d.steer(ctx, "SetMaxDowntime", id, func(m *migration) error {
+		if limit < 0 || limit > 2000*time.Second {
+			return fault.Newf(fault.InvalidArgument, "SetMaxDowntime", id, "%v is not between 0 and 2000 s", limit)
+		}
+		m.maxDowntime = limit
+		m.settleLocked(time.Now())
+		m.lookLocked()
+		return nil
+	})
+}
+
+// SetBandwidth changes the limit, in MiB/s.
+func (d *Driver) SetBandwidth(ctx context.Context, id string, limit uint64) error {
+	return d.steer(ctx, "SetBandwidth", id, func(m *migration) error {
+		m.settleLocked(time.Now())
+		m.req.BandwidthMiB = limit
+		m.flow.bandwidth = m.host.cfg.bandwidth(limit)
+		m.lookLocked()
+		return nil
+	})
+}
+
+// lookLocked has the pre-copy looked at when it is next due after a change.
+func (m *migration) lookLocked() {
+	if m.stage != stagePreCopy {
+		return
+	}
+	if m.flow.fits(m.maxDowntime) {
+		m.armLocked(0)
+		return
+	}
+	m.armLocked(m.flow.left())
+}
+
+// StartPostCopy stops the guest here and lets it run there before its memory has come.
+func (d *Driver) StartPostCopy(ctx context.Context, id string) error {
+	return d.steer(ctx, "StartPostCopy", id, func(m *migration) error {
+		switch {
+		case !m.req.PostCopy:
+			return conflict("StartPostCopy", id, "the migration was begun without post-copy")
+		case m.stage == stageSetup:
+			return conflict("StartPostCopy", id, "the migration has not begun to copy")
+		case m.stage != stagePreCopy:
+			return conflict("StartPostCopy", id, "the guest is already leaving")
+		}
+		now := time.Now()
+		m.settleLocked(now)
+		m.suspendLocked(now, stageToPostCopy)
+		return nil
+	})
+}

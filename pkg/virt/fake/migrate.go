@@ -1,0 +1,442 @@
+package fake
+
+import (
+	"context"
+	"net/url"
+	"time"
+
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/virt"
+)
+
+// stage is how far a migration is; the picture is in the package's doc.
+type stage int
+
+const (
+	stageSetup stage = iota
+	stagePreCopy
+	stageSwitching  // the source's CPUs stand still, their state is on its way
+	stageToPostCopy // the same, with memory to follow
+	stagePostCopy
+	stageFinishing // the guest runs on the destination
+	stageOver
+)
+
+// migration is one guest leaving. Guarded by World.mu; wake alone works outside it.
+type migration struct {
+	host   *Host
+	dom    *domain
+	req    virt.MigrateRequest
+	target target
+
+	stage stage
+	busy  bool // wake is outside the lock
+	timer *time.Timer
+	due   time.Time
+
+	began       time.Time
+	setup       time.Duration
+	flow        flow
+	flowAt      time.Time
+	maxDowntime time.Duration
+	suspended   time.Time // when the CPUs stopped
+	paused      bool      // they stood still before
+	stats       virt.Job  // since the CPUs stopped
+	postBytes   float64   // what post-copy has to move
+
+	done chan struct{}
+	err  error
+}
+
+// target is the destination as the source sees it. begin, postCopy and finish are
+// called without the world's lock and may wait; an error of kind unavailable means
+// that nobody knows whether they were carried out. lostLocked is called when the
+// guest can't arrive any more.
+type target interface {
+	begin(ctx context.Context, o offer, lostLocked func()) error
+	postCopy(ctx context.Context, h handover) error
+	finish(ctx context.Context, h handover) error
+	abortLocked()
+}
+
+// offer is a guest that wants to come.
+type offer struct {
+	Instance  string          `json:"instance"`
+	Migration string          `json:"migration"`
+	Source    string          `json:"source"`
+	Def       virt.Definition `json:"definition"`
+	Guest     Guest           `json:"guest"`
+}
+
+// handover is the CPUs' state, and the statistics so far.
+type handover struct {
+	Instance  string        `json:"instance"`
+	Migration string        `json:"migration"`
+	Uptime    time.Duration `json:"uptime"`
+	Pressed   bool          `json:"pressed,omitempty"`
+	Paused    bool          `json:"paused,omitempty"`
+	Job       virt.Job      `json:"job"`
+}
+
+// Migrate moves a guest; see virttest.Mover. The job is the host's: it goes on
+// when ctx ends, when the driver is closed and while the hypervisor is away.
+func (d *Driver) Migrate(ctx context.Context, r virt.MigrateRequest) error {
+	strike := d.host.faults.hit("Migrate", r.Instance)
+	if err := strike.before(ctx, "Migrate", r.Instance); err != nil {
+		return err
+	}
+	to, err := d.host.resolve(r)
+	if err != nil {
+		return err
+	}
+	var cut chan struct{}
+	m, err := locked(ctx, d, "Migrate", r.Instance, func() (*migration, error) {
+		cut = d.host.cut
+		return d.host.leaveLocked(r, to)
+	})
+	if err == nil {
+		err = d.await(ctx, m, cut)
+	}
+	return strike.after("Migrate", r.Instance, err)
+}
+
+// await waits for the end of a job, of the caller, or of the connection.
+func (d *Driver) await(ctx context.Context, m *migration, cut <-chan struct{}) error {
+	id := m.req.Instance
+	select {
+	case <-m.done:
+		return m.err
+	case <-ctx.Done():
+		return fault.Wrap(context.Cause(ctx), "Migrate", id)
+	case <-d.gone:
+		return fault.New(fault.Unavailable, "Migrate", id, "the driver was closed; the job goes on")
+	case <-cut:
+		return fault.New(fault.Unavailable, "Migrate", id, "the connection to the hypervisor was lost; the job goes on")
+	}
+}
+
+// resolve finds the destination that an Inbound names.
+func (h *Host) resolve(r virt.MigrateRequest) (target, error) {
+	u, err := url.Parse(r.Inbound.URI)
+	if err != nil {
+		return nil, fault.WrapAs(fault.InvalidArgument, err, "Migrate", r.Inbound.URI)
+	}
+	name := u.Path
+	if len(name) > 0 {
+		name = name[1:]
+	}
+	if name == h.cfg.Name {
+		return nil, conflict("Migrate", r.Instance, "the guest would be sent to the host it is on")
+	}
+	switch u.Scheme {
+	case schemeWorld:
+		dest := h.world.Host(name)
+		if dest == nil {
+			return nil, fault.New(fault.Unavailable, "Migrate", name, "no such host in this world")
+		}
+		return &neighbour{dest: dest}, nil
+	case schemeTCP:
+		return &stranger{address: u.Host, host: h}, nil
+	}
+	return nil, fault.Newf(fault.InvalidArgument, "Migrate", r.Inbound.URI, "the fake driver can't send a guest to %q", u.Scheme)
+}
+
+// leaveLocked begins a migration.
+func (h *Host) leaveLocked(r virt.MigrateRequest, to target) (*migration, error) {
+	d, err := h.findLocked("Migrate", r.Instance)
+	switch {
+	case err != nil:
+		return nil, err
+	case d.foreign:
+		return nil, foreign("Migrate", r.Instance)
+	case d.job != nil:
+		return nil, conflict("Migrate", r.Instance, "another migration of this guest runs")
+	}
+	if err := d.steady("Migrate", r.Instance); err != nil {
+		return nil, err
+	}
+	if !d.live {
+		return nil, conflict("Migrate", r.Instance, "the outcome of an earlier migration is not known")
+	}
+	m := &migration{
+		host: h, dom: d, req: r, target: to, began: time.Now(), maxDowntime: h.cfg.MaxDowntime, done: make(chan struct{}),
+	}
+	d.job = m
+	m.armLocked(h.cfg.Setup)
+	return m, nil
+}
+
+// armLocked has wake called after d.
+func (m *migration) armLocked(d time.Duration) {
+	m.due = time.Now().Add(d)
+	if m.timer == nil {
+		m.timer = time.AfterFunc(d, m.wake)
+		return
+	}
+	m.timer.Reset(d)
+}
+
+// wake does what is due: first what needs the other host, without the lock, then
+// the move to the next stage.
+func (m *migration) wake() {
+	mu := &m.host.world.mu
+	mu.Lock()
+	at := m.stage
+	if m.busy || at == stageOver || time.Now().Before(m.due) {
+		mu.Unlock()
+		return
+	}
+	m.busy = true
+	if at == stageSwitching {
+		m.stats.Elapsed, m.stats.Downtime = time.Since(m.began), time.Since(m.suspended)
+	}
+	o, hand := m.offerLocked(), m.handoverLocked()
+	mu.Unlock()
+
+	err := m.outside(at, o, hand)
+
+	mu.Lock()
+	defer mu.Unlock()
+	m.busy = false
+	if m.stage == stageOver {
+		return
+	}
+	m.insideLocked(at, err, time.Now())
+	_ = m.host.changedLocked() // kept for the next call
+}
+
+// outside is the part of a stage that may wait.
+func (m *migration) outside(at stage, o offer, hand handover) error {
+	h, id := m.host, o.Instance
+	ctx := context.WithoutCancel(h.world.ctx)
+	strike := func(point string, then func() error) error {
+		a := h.faults.hit(point, id)
+		if err := a.before(ctx, "Migrate", id); err != nil {
+			return err
+		}
+		return a.after("Migrate", id, then())
+	}
+	switch at {
+	case stageSetup:
+		return strike(PointBegin, func() error { return m.target.begin(ctx, o, m.lostLocked) })
+	case stagePreCopy:
+		return strike(PointPreCopy, func() error { return nil })
+	case stageToPostCopy:
+		return m.target.postCopy(ctx, hand)
+	case stageSwitching:
+		return strike(PointFinish, func() error { return m.target.finish(ctx, hand) })
+	case stagePostCopy:
+		return strike(PointPostCopy, func() error { return m.target.finish(ctx, hand) })
+	case stageFinishing, stageOver:
+	}
+	return nil
+}
+
+// offerLocked is what the destination is told; the definition of the present run
+// goes, with the new owner's generation.
+func (m *migration) offerLocked() offer {
+	def := m.dom.running
+	def.Generation, def.Migration = m.req.Generation, m.req.Migration
+	return offer{Instance: m.req.Instance, Migration: m.req.Migration, Source: m.host.cfg.Name, Def: def, Guest: m.dom.brain.Guest}
+}
+
+func (m *migration) handoverLocked() handover {
+	b := m.dom.brain
+	return handover{
+		Instance: m.req.Instance, Migration: m.req.Migration, Uptime: b.Uptime, Pressed: b.Pressed, Paused: m.paused, Job: m.stats,
+	}
+}
+
+// lostLocked is called when the incoming domain goes before its time.
+func (m *migration) lostLocked() {
+	if m.stage < stageSwitching {
+		m.failLocked(time.Now(), fault.New(fault.Internal, "Migrate", m.req.Instance, "operation failed: the destination's end of the job went away"))
+		_ = m.host.changedLocked() // kept for the next call
+	}
+}
+
+// insideLocked moves on from a stage whose time has come.
+func (m *migration) insideLocked(at stage, err error, now time.Time) {
+	switch at {
+	case stageSetup:
+		if err != nil {
+			m.failLocked(now, err)
+			return
+		}
+		m.preCopyLocked(now)
+	case stagePreCopy:
+		m.iterateLocked(now, err)
+	case stageSwitching, stageToPostCopy, stagePostCopy:
+		m.handedLocked(at, now, err)
+	case stageFinishing:
+		m.departLocked()
+	case stageOver:
+	}
+}
+
+func (m *migration) preCopyLocked(now time.Time) {
+	m.stage = stagePreCopy
+	m.setup = now.Sub(m.began)
+	memory := unsigned(int64(m.dom.running.Spec.MemoryMiB)) * mib
+	limit := m.req.BandwidthMiB
+	m.flow = newFlow(memory, m.dom.brain.Guest, m.host.cfg.bandwidth(limit))
+	m.flow.autoConverge = m.req.AutoConverge
+	m.flowAt = now
+	m.iterationLocked()
+}
+
+// bandwidth is bytes/s under a limit in MiB/s; 0 is no limit.
+func (c Config) bandwidth(limit uint64) float64 {
+	if limit == 0 || limit > c.BandwidthMiB {
+		limit = c.BandwidthMiB
+	}
+	return float64(limit) * mib
+}
+
+func (m *migration) iterationLocked() {
+	m.host.emitLocked(virt.Event{Kind: virt.EventIteration, Domain: m.req.Instance, Iteration: m.flow.iteration})
+	m.armLocked(m.flow.left())
+}
+
+// settleLocked brings the flow up to now; to be called before anything that it
+// depends on changes.
+func (m *migration) settleLocked(now time.Time) {
+	if m.stage == stagePreCopy {
+		m.flow = m.flow.advance(now.Sub(m.flowAt), m.dom.state == virt.Running)
+		m.flowAt = now
+	}
+}
+
+// iterateLocked ends an iteration and begins the next, or stops the guest.
+func (m *migration) iterateLocked(now time.Time, err error) {
+	m.settleLocked(now)
+	if err != nil {
+		m.failLocked(now, err)
+		return
+	}
+	if m.flow.left() <= 0 {
+		m.flow = m.flow.next()
+		if !m.flow.fits(m.maxDowntime) {
+			m.iterationLocked()
+			return
+		}
+	}
+	if m.flow.fits(m.maxDowntime) {
+		m.suspendLocked(now, stageSwitching)
+		return
+	}
+	m.armLocked(m.flow.left())
+}
+
+// suspendLocked stops the CPUs for the switch-over.
+func (m *migration) suspendLocked(now time.Time, to stage) {
+	d, id := m.dom, m.req.Instance
+	m.paused = d.state == virt.Paused
+	m.suspended = now
+	d.brain.freeze(now)
+	left := seconds(m.flow.pending()/m.flow.bandwidth) + m.host.cfg.SwitchOver
+	state, event := virt.ReasonMigrating, virt.ReasonMigrated
+	m.stage = to
+	if to == stageToPostCopy {
+		state, event = virt.ReasonPostCopy, virt.ReasonPostCopy
+		m.postBytes = m.flow.pending()
+		left = m.host.cfg.SwitchOver
+	} else {
+		m.flow = m.flow.drained()
+	}
+	if !m.paused {
+		d.state, d.reason = virt.Paused, state
+		m.host.tellLocked(virt.EventSuspended, id, event)
+	}
+	m.stats = m.completedStats(now.Add(left), left)
+	m.armLocked(left)
+}
+
+// completedStats is the job as it will have ended.
+func (m *migration) completedStats(end time.Time, downtime time.Duration) virt.Job {
+	j := m.flow.job()
+	j.Type, j.Elapsed, j.Setup, j.Downtime = virt.JobCompleted, end.Sub(m.began), m.setup, downtime
+	j.Memory.Processed += uint64(m.postBytes)
+	j.Memory.Remaining = 0
+	j.PostCopyReq = uint64(m.postBytes / pageSize / 16) // some pages are asked for ahead of their turn
+	return j
+}
+
+// handedLocked is the destination's answer to a handover.
+func (m *migration) handedLocked(at stage, now time.Time, err error) {
+	switch {
+	case err != nil && at == stagePostCopy:
+		m.breakLocked(err)
+	case fault.KindOf(err) == fault.Unavailable:
+		m.unknownLocked(err)
+	case err != nil:
+		m.failLocked(now, err)
+	case at == stageToPostCopy:
+		m.dom.live = false
+		m.stage = stagePostCopy
+		m.flowAt = now
+		took := seconds(m.postBytes / m.host.cfg.bandwidth(0))
+		m.stats = m.completedStats(now.Add(took), now.Sub(m.suspended))
+		m.armLocked(took)
+	default:
+		m.dom.live = false
+		m.stage = stageFinishing
+		m.armLocked(m.host.cfg.Finish)
+	}
+}
+
+// departLocked is the source's end of a migration that worked.
+func (m *migration) departLocked() {
+	h, id, d := m.host, m.req.Instance, m.dom
+	job := m.stats
+	d.id, d.state, d.reason, d.live = -1, virt.Shutoff, virt.ReasonMigrated, false
+	delete(h.domains, id)
+	h.completed[id] = job
+	h.countLocked(id).Departures++
+	m.endLocked(nil)
+	h.tellLocked(virt.EventStopped, id, virt.ReasonMigrated)
+	h.tellLocked(virt.EventUndefined, id, "")
+	h.emitLocked(virt.Event{Kind: virt.EventJobCompleted, Domain: id, Job: &job})
+}
+
+// failLocked ends a migration before its commit point: the guest goes on here.
+func (m *migration) failLocked(now time.Time, err error) {
+	d, stopped := m.dom, m.stage >= stageSwitching
+	m.endLocked(err)
+	m.target.abortLocked()
+	if stopped && !m.paused {
+		m.host.resumeLocked(d, now, virt.ReasonUnpaused)
+	}
+}
+
+// unknownLocked ends a migration of which nobody knows whether it worked: the
+// source stands still, as libvirt leaves it.
+func (m *migration) unknownLocked(err error) {
+	m.dom.live = false
+	m.endLocked(err)
+	m.target.abortLocked() // takes nothing from a destination that has resumed
+}
+
+// breakLocked is a stream that breaks in post-copy: the memory is in two places.
+func (m *migration) breakLocked(err error) {
+	m.dom.state, m.dom.reason = virt.Paused, virt.ReasonPostCopyFailed
+	m.host.tellLocked(virt.EventSuspended, m.req.Instance, virt.ReasonPostCopyFailed)
+	m.endLocked(err)
+	m.target.abortLocked()
+}
+
+// sourceDiedLocked ends the migration of a guest that went off meanwhile.
+func (m *migration) sourceDiedLocked() {
+	m.endLocked(fault.New(fault.Internal, "Migrate", m.req.Instance, "operation failed: domain is not running"))
+	m.target.abortLocked()
+}
+
+// endLocked lets go of the caller; err is what Migrate answers.
+func (m *migration) endLocked(err error) {
+	if err != nil {
+		m.host.countLocked(m.req.Instance).FailedMoves++
+	}
+	m.stage, m.err, m.dom.job = stageOver, err, nil
+	m.timer.Stop()
+	close(m.done)
+}
