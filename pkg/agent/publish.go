@@ -45,7 +45,8 @@ func (a *Agent) publishEvents(ctx context.Context) error {
 func (a *Agent) publishBatch(ctx context.Context) (int, error) {
 	var events []state.OutEvent
 	var bad []error
-	if err := a.store.View(func(tx *state.Tx) error { events, bad = state.PendingEvents(tx, outboxBatch); return nil }); err != nil {
+	err := a.store.View(func(tx *state.Tx) error { events, bad = state.PendingEvents(tx, outboxBatch); return nil })
+	if err != nil {
 		return 0, err
 	}
 	if len(bad) > 0 {
@@ -53,7 +54,11 @@ func (a *Agent) publishBatch(ctx context.Context) (int, error) {
 	}
 	var sent []uint64
 	var failed error
+	visible := a.ledger.visible.Load()
 	for _, e := range events {
+		if e.Sequence > visible {
+			break // its wake is on the way
+		}
 		ectx, cancel := context.WithTimeout(ctx, a.cfg.PublishTimeout)
 		failed = a.bus.Publish(ectx, rpc.Event{Host: a.cfg.Host, Kind: e.Kind, ID: e.ID, MsgID: e.MsgID, Body: e.Body})
 		cancel()
