@@ -30,6 +30,7 @@ type app struct {
 	agent func(ctx context.Context, c config.Config) error
 
 	root       *cobra.Command
+	began      bool // a command runs: the command line was right
 	configFile string
 	url        string
 	timeout    time.Duration
@@ -52,6 +53,9 @@ func (a *app) execute(ctx context.Context, args []string) int {
 	cmd, err := a.root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
+	}
+	if !a.began {
+		err = &usageError{err}
 	}
 	return a.report(ctx, cmd, err)
 }

@@ -41,7 +41,7 @@ func hostTable(w io.Writer, hosts []controller.Host) {
 	t := newTable(w, "HOST", "STATE", "DRIVER", "VCPUS", "MEMORY", "INSTANCES", "MIGRATIONS", "REPORTED", "AGENT")
 	for _, h := range hosts {
 		r := h.Resources
-		t.row(h.Host, hostState(h), h.Driver, fmt.Sprintf("%d of %d", r.VCPUsUsed, r.VCPUs), mib(r.MemoryMiBUsed)+" of "+mib(r.MemoryMiB),
+		t.row(h.Host, hostState(h), h.Driver, fmt.Sprintf("%d of %d", r.VCPUsUsed, r.VCPUs), usedOf(r.MemoryMiBUsed, r.MemoryMiB),
 			fmt.Sprint(r.Instances), moving(h), short(h.Age)+" ago", h.Agent)
 	}
 	t.flush("No host has reported yet. Start one: compute-agent run")
@@ -90,14 +90,17 @@ func (a *app) hostShow() *cobra.Command {
 
 func hostFacts(w io.Writer, h controller.Host) {
 	r := h.Resources
-	facts(w, "Host", h.Host, "State", hostState(h), "Disabled because", h.DisabledReason, "Reported", short(h.Age)+" ago",
-		"Driver", h.Driver, "Hypervisor", strings.TrimSpace(h.Hypervisor+" "+h.HypervisorType+" "+h.HypervisorVersion),
-		"CPU", h.CPUModel, "VCPUs", fmt.Sprintf("%d of %d claimed", r.VCPUsUsed, r.VCPUs), "Memory", mib(r.MemoryMiBUsed)+" of "+mib(r.MemoryMiB)+" claimed",
+	pairs := []string{
+		"Host", h.Host, "State", hostState(h), "Disabled because", h.DisabledReason, "Reported", short(h.Age) + " ago",
+		"Driver", h.Driver, "Hypervisor", strings.TrimSpace(h.Hypervisor + " " + h.HypervisorType + " " + h.HypervisorVersion),
+		"CPU", h.CPUModel, "VCPUs", fmt.Sprintf("%d of %d claimed", r.VCPUsUsed, r.VCPUs), "Memory", usedOf(r.MemoryMiBUsed, r.MemoryMiB) + " claimed",
 		"Disk", fmt.Sprintf("%d of %d GiB free", r.DiskFreeGiB, r.DiskGiB), "Instances", fmt.Sprint(r.Instances), "Foreign domains", foreign(r.Foreign),
-		"Migrations", moving(h), "Agent", h.Agent+", wire "+h.APIVersion, "Started", stamp(h.StartedAt), "Machine id", h.MachineID)
-	for _, p := range h.Problems {
-		_, _ = fmt.Fprintln(w, "Problem: "+p)
+		"Migrations", moving(h), "Agent", h.Agent + ", wire " + h.APIVersion, "Started", stamp(h.StartedAt), "Machine id", h.MachineID,
 	}
+	for _, p := range h.Problems {
+		pairs = append(pairs, "Problem", p)
+	}
+	facts(w, pairs...)
 }
 
 func foreign(n int) string {

@@ -172,19 +172,21 @@ func (a *app) instanceShow() *cobra.Command {
 
 func instanceFacts(w io.Writer, i instance.Instance) {
 	s := i.Spec
-	facts(w, "Instance", i.Name, "UUID", i.UUID, "Host", i.Host, "State", string(i.VMState), "Task", string(i.TaskState), "Power", string(i.PowerState),
-		"Fault", text(i.Fault), "VCPUs", fmt.Sprint(s.VCPUs), "Memory", mib(s.MemoryMiB), "CPU", strings.TrimSpace(s.CPU.Mode+" "+s.CPU.Model),
-		"Machine", s.Machine, "Firmware", s.Firmware, "Kernel", strings.TrimSpace(s.Boot.Kernel+" "+s.Boot.Cmdline),
-		"Generation", fmt.Sprint(i.Generation), "Created", stamp(i.CreatedAt), "Updated", stamp(i.UpdatedAt))
-	for n, d := range s.Disks {
-		_, _ = fmt.Fprintf(w, "Disk %d: %s\n", n, diskText(d))
+	pairs := []string{
+		"Instance", i.Name, "UUID", i.UUID, "Host", i.Host, "State", string(i.VMState), "Task", string(i.TaskState), "Power", string(i.PowerState),
+		"Fault", text(i.Fault), "VCPUs", fmt.Sprint(s.VCPUs), "Memory", mib(s.MemoryMiB), "CPU", strings.TrimSpace(s.CPU.Mode + " " + s.CPU.Model),
+		"Machine", s.Machine, "Firmware", s.Firmware, "Kernel", strings.TrimSpace(s.Boot.Kernel + " " + s.Boot.Cmdline),
+	}
+	for _, d := range s.Disks {
+		pairs = append(pairs, "Disk", diskText(d))
 	}
 	for _, p := range i.Ports {
-		_, _ = fmt.Fprintf(w, "Port %s: %s\n", p.ID, portText(p))
+		pairs = append(pairs, "Port", portText(p))
 	}
 	for _, key := range slices.Sorted(maps.Keys(s.Metadata)) {
-		_, _ = fmt.Fprintf(w, "Metadata %s: %s\n", key, s.Metadata[key])
+		pairs = append(pairs, "Metadata", key+" = "+s.Metadata[key])
 	}
+	facts(w, append(pairs, "Generation", fmt.Sprint(i.Generation), "Created", stamp(i.CreatedAt), "Updated", stamp(i.UpdatedAt))...)
 }
 
 func diskText(d instance.Disk) string {
@@ -202,10 +204,11 @@ func diskText(d instance.Disk) string {
 }
 
 func portText(p instance.PortStatus) string {
-	s := fmt.Sprintf("%s, %s %s, %s", p.MAC, p.Binding, p.Bridge, p.State)
+	s := p.MAC + ", " + strings.TrimSpace(string(p.Binding)+" "+p.Bridge) + ", " + string(p.State)
 	if p.Device != "" {
 		s += " as " + p.Device
 	}
+	s += ", id " + p.ID
 	if p.Fault != nil {
 		s += " (" + text(p.Fault) + ")"
 	}

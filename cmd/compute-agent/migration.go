@@ -200,14 +200,16 @@ func (a *app) migrationShow() *cobra.Command {
 }
 
 func migrationFacts(w io.Writer, m instance.Migration) {
-	p := m.Progress
 	pairs := []string{
 		"Migration", m.UUID, "Instance", m.Instance, "From", m.Source, "To", m.Dest, "Status", string(m.Status), "Phase", m.Phase, "Mode", string(m.Mode), "Policy", m.Policy,
-		"Fault", text(m.Fault), "Done", percent(m), "Memory", amount(p.Memory), "Disk", amount(p.Disk), "Rate", rate(p.Bandwidth), "Dirty rate", rate(p.DirtyRate),
-		"Iteration", count(p.Iteration), "Permitted pause", milliseconds(p.PermittedDowntimeMS), "Implied pause", milliseconds(p.ImpliedDowntimeMS),
+		"Fault", text(m.Fault), "Done", percent(m),
+	}
+	if p := m.Progress; !m.Status.Ended() {
+		pairs = append(pairs, "Memory", amount(p.Memory), "Disk", amount(p.Disk), "Rate", rate(p.Bandwidth), "Dirty rate", rate(p.DirtyRate),
+			"Iteration", count(p.Iteration), "Permitted pause", milliseconds(p.PermittedDowntimeMS), "Implied pause", milliseconds(p.ImpliedDowntimeMS))
 	}
 	if r := m.Result; r != nil {
-		pairs = append(pairs, "Guest paused", milliseconds(r.DowntimeMS), "Took", milliseconds(r.TotalMS), "Moved", size(r.Bytes), "Iterations", count(r.Iterations), "Reason", r.Reason)
+		pairs = append(pairs, "Took", milliseconds(r.TotalMS), "Guest paused", milliseconds(r.DowntimeMS), "Moved", moved(*r), "Reason", r.Reason)
 	}
 	facts(w, append(pairs, "Started", stamp(m.StartedAt), "Ended", stamp(m.EndedAt), "Request id", m.RequestID)...)
 }

@@ -169,6 +169,15 @@ func size(n uint64) string {
 
 func mib(n int) string { return size(uint64(max(0, n)) << 20) }
 
+// usedOf is "18 of 256 GiB": the unit once where it is the same.
+func usedOf(used, total int) string {
+	a, b := mib(used), mib(total)
+	if number, unit, _ := strings.Cut(a, " "); strings.HasSuffix(b, unit) || used == 0 {
+		a = number
+	}
+	return a + " of " + b
+}
+
 // stamp is a point in time in the reader's zone.
 func stamp(t time.Time) string {
 	if t.IsZero() {

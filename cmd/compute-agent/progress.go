@@ -37,7 +37,7 @@ func (a *app) followMigration(ctx context.Context, s *session, t *controller.Tas
 		return struct{}{}, s.WatchMigration(ctx, t.Migration(), view.update)
 	})
 	event, err := t.Wait(ctx)
-	if view.last().UUID != "" && ctx.Err() == nil {
+	if (err == nil || view.last().UUID != "") && ctx.Err() == nil {
 		settle, cancel := context.WithTimeout(ctx, lastWord)
 		_, _ = watch.Wait(settle) // its last state is in view, however it ended
 		cancel()

@@ -63,7 +63,7 @@ func (a *app) tree() *cobra.Command {
 	root.AddCommand(&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: exitCodesHelp})
 	root.SetHelpCommandGroupID(groupHost)
 	root.SetCompletionCommandGroupID(groupHost)
-	strict(root)
+	a.strict(root)
 	return root
 }
 
@@ -88,10 +88,10 @@ func (a *app) checkOutput() error {
 	if !slices.Contains([]string{outputTable, outputJSON, outputYAML}, a.output) {
 		wrong := a.output
 		a.output = outputTable
-		return &usageError{fmt.Errorf("--output %q: use table, json or yaml", wrong)}
+		return usage("--output %q: use table, json or yaml", wrong)
 	}
 	if a.timeout < 0 {
-		return &usageError{fmt.Errorf("--timeout %s is negative", a.timeout)}
+		return usage("--timeout %s is negative", a.timeout)
 	}
 	return nil
 }
@@ -103,13 +103,14 @@ func (a *app) must(err error) {
 	}
 }
 
-// strict turns every wrong count of arguments into a usage error, and makes a
-// group of commands say which it has when it is called with none or a wrong one.
-func strict(c *cobra.Command) {
+// strict words the error of a wrong count of arguments, makes a group of commands
+// say which it has when it is called with none or a wrong one, and notes that a
+// command began: what goes wrong before that is the command line's fault.
+func (a *app) strict(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(cmd *cobra.Command, args []string) error {
 			if check(cmd, args) != nil {
-				return usage("%s was given %s; write: %s", cmd.CommandPath(), arguments(len(args)), strings.TrimSuffix(cmd.UseLine(), " [flags]"))
+				return fmt.Errorf("%s was given %s; write: %s", cmd.CommandPath(), arguments(len(args)), strings.TrimSuffix(cmd.UseLine(), " [flags]"))
 			}
 			return nil
 		}
@@ -123,8 +124,14 @@ func strict(c *cobra.Command) {
 			return unknownCommand(cmd, args[0])
 		}
 	}
+	if run := c.RunE; run != nil {
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			a.began = true
+			return run(cmd, args)
+		}
+	}
 	for _, child := range c.Commands() {
-		strict(child)
+		a.strict(child)
 	}
 }
 
@@ -146,18 +153,18 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 			names = append(names, c.Name())
 		}
 	}
-	return &usageError{hinted(near.Hint(name, names), "%s has no command %q", cmd.CommandPath(), name)}
+	return hinted(near.Hint(name, names), "%s has no command %q", cmd.CommandPath(), name)
 }
 
 // flagError finds the flag that was meant.
 func flagError(cmd *cobra.Command, err error) error {
 	name, unknown := strings.CutPrefix(err.Error(), "unknown flag: --")
 	if !unknown {
-		return &usageError{err}
+		return err
 	}
 	var names []string
 	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, "--"+f.Name) })
-	return &usageError{hinted(near.Hint("--"+name, names), "%s has no flag --%s", cmd.CommandPath(), name)}
+	return hinted(near.Hint("--"+name, names), "%s has no flag --%s", cmd.CommandPath(), name)
 }
 
 func hinted(hint, format string, args ...any) error {

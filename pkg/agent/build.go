@@ -19,12 +19,14 @@ build makes and starts an instance:
 	      all reasons at once              └───────────┴──────────────┴── a failure undoes them
 
 Each step is idempotent, so a build that the agent's stop cut short goes through
-them again. A failed build leaves the record, in error with the fault, and nothing
-else; it can be built again under the same UUID, or deleted.
+them again. A build that the host can't satisfy leaves nothing; one that failed
+later leaves the record, in error with the fault, and nothing else: it can be built
+again under the same UUID, or deleted.
 */
 func (a *Agent) build(ctx context.Context, j *job) (outcome, error) {
 	inst := j.inst
 	if err := a.fits(ctx, inst); err != nil {
+		j.refused = !j.resumed
 		return outcome{}, err
 	}
 	if err := a.raise(ctx, inst); err != nil {

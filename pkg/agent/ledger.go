@@ -4,6 +4,7 @@ import (
 	"context"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/instance"
@@ -33,32 +34,27 @@ const hostSetting = "host"
 // ledger is the only writer of the journal. It keeps a copy of the records for
 // readers and tells what changed to those who publish.
 //
-// mu guards the maps; rev is only touched inside journal updates, which run one
-// after the other, and orders their effects on the copy.
+// mu guards the maps. They are brought up to date by the journal's writer, commit
+// by commit, before anybody is answered; visible says up to which place of the
+// outbox that has happened, so that no event is told before a reader can see what
+// it tells of.
 type ledger struct {
 	host  string
 	store *state.Store
 	views *viewSet      // marked when a record changes
 	wake  chan struct{} // the outbox has something
 
+	visible   atomic.Uint64
 	mu        sync.RWMutex
-	instances map[string]stamped[instance.Instance]
-	records   map[string]stamped[migration.Record] // by recordKey
+	instances map[string]instance.Instance
+	records   map[string]migration.Record // by recordKey
 	setting   setting
-	rev       uint64
-}
-
-// stamped is a copy with the revision that wrote it; gone ones stay as marks.
-type stamped[T any] struct {
-	value T
-	rev   uint64
-	gone  bool
 }
 
 func newLedger(host string, store *state.Store, views *viewSet) *ledger {
 	return &ledger{
 		host: host, store: store, views: views, wake: make(chan struct{}, 1),
-		instances: map[string]stamped[instance.Instance]{}, records: map[string]stamped[migration.Record]{},
+		instances: map[string]instance.Instance{}, records: map[string]migration.Record{},
 	}
 }
 
@@ -68,11 +64,11 @@ func (l *ledger) load() (open []Task, bad []error, err error) {
 	err = l.store.View(func(tx *state.Tx) error {
 		instances, bad1 := instanceTable.Values(tx)
 		for _, i := range instances {
-			l.instances[i.UUID] = stamped[instance.Instance]{value: i}
+			l.instances[i.UUID] = i
 		}
 		records, bad2 := migrationTable.Values(tx)
 		for _, r := range records {
-			l.records[recordKey(r)] = stamped[migration.Record]{value: r}
+			l.records[recordKey(r)] = r
 		}
 		tasks, bad3 := taskTable.Values(tx)
 		for _, t := range tasks {
@@ -82,6 +78,7 @@ func (l *ledger) load() (open []Task, bad []error, err error) {
 		}
 		set, _, err := settingTable.Get(tx, hostSetting)
 		l.setting = set
+		l.visible.Store(state.LastEvent(tx))
 		bad = append(append(bad1, bad2...), bad3...)
 		return err
 	})
@@ -100,49 +97,35 @@ type change struct {
 	drops  []string
 	recs   []migration.Record
 	set    *setting
-	events int
-	rev    uint64
+	events uint64 // place of the last event in the outbox; 0: none
 }
 
-// commit runs fn as one journal update and then brings the copy up to date. fn
-// may run more than once; what it does goes through its change alone.
+// commit runs fn as one journal update. When it returns nil the change is on disk
+// and readers see it. fn may run more than once; what it does goes through its
+// change alone.
 func (l *ledger) commit(ctx context.Context, fn func(*change) error) error {
-	var c *change
-	err := l.store.Update(ctx, func(tx *state.Tx) error {
-		l.rev++
-		c = &change{tx: tx, host: l.host, now: time.Now().UTC(), rev: l.rev}
-		return fn(c)
-	})
-	if err != nil {
-		return err
-	}
-	l.apply(c)
-	if c.events > 0 {
-		select {
-		case l.wake <- struct{}{}:
-		default:
+	return l.store.Update(ctx, func(tx *state.Tx) error {
+		c := &change{tx: tx, host: l.host, now: time.Now().UTC()}
+		if err := fn(c); err != nil {
+			return err
 		}
-	}
-	return nil
+		tx.OnCommit(func() { l.apply(c) })
+		return nil
+	})
 }
 
-// apply writes a committed change into the copy, unless a later one was faster.
+// apply brings a committed change into the copy, marks the views and lets its
+// events out.
 func (l *ledger) apply(c *change) {
 	l.mu.Lock()
 	for _, i := range c.puts {
-		if old, ok := l.instances[i.UUID]; !ok || old.rev < c.rev {
-			l.instances[i.UUID] = stamped[instance.Instance]{value: i, rev: c.rev}
-		}
+		l.instances[i.UUID] = i
 	}
 	for _, id := range c.drops {
-		if old, ok := l.instances[id]; !ok || old.rev < c.rev {
-			l.instances[id] = stamped[instance.Instance]{rev: c.rev, gone: true}
-		}
+		delete(l.instances, id)
 	}
 	for _, r := range c.recs {
-		if old, ok := l.records[recordKey(r)]; !ok || old.rev < c.rev {
-			l.records[recordKey(r)] = stamped[migration.Record]{value: r, rev: c.rev}
-		}
+		l.records[recordKey(r)] = r
 	}
 	if c.set != nil {
 		l.setting = *c.set
@@ -156,6 +139,14 @@ func (l *ledger) apply(c *change) {
 	}
 	for _, r := range c.recs {
 		l.views.mark(rpc.Migrations, r.Migration.UUID)
+	}
+	if c.events == 0 {
+		return
+	}
+	l.visible.Store(c.events)
+	select {
+	case l.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -198,7 +189,7 @@ func (c *change) putTask(t Task) error {
 	if t.Style != api.Cast {
 		return nil
 	}
-	return c.event(api.EventTask, t.ID, t.ID+"/"+string(t.State), t.event(c.host, c.now))
+	return c.event(state.OutEvent{Kind: api.EventTask, ID: t.ID, MsgID: t.ID + "/" + string(t.State), Instance: t.Instance}, t.event(c.host, c.now))
 }
 
 // putSetting writes the host's switch.
@@ -207,19 +198,20 @@ func (c *change) putSetting(s setting) error {
 	return settingTable.Put(c.tx, hostSetting, s)
 }
 
-// event puts an event into the outbox.
-func (c *change) event(kind, id, msgID string, body any) error {
+// event puts an event with that body into the outbox.
+func (c *change) event(e state.OutEvent, body any) error {
 	raw, err := rpc.JSON(body)
 	if err != nil {
 		return err
 	}
-	c.events++
-	return state.AppendEvent(c.tx, state.OutEvent{Kind: kind, ID: id, MsgID: c.host + "/" + msgID, Body: raw})
+	e.MsgID, e.Body = c.host+"/"+e.MsgID, raw
+	c.events, err = state.AppendEvent(c.tx, e)
+	return err
 }
 
 // instanceEvent tells what happened to an instance.
 func (c *change) instanceEvent(i instance.Instance, name, detail, requestID string) error {
-	return c.event(api.EventInstance, i.UUID, instance.NewUUID(), api.InstanceEvent{
+	return c.event(state.OutEvent{Kind: api.EventInstance, ID: i.UUID, MsgID: instance.NewUUID(), Instance: i.UUID}, api.InstanceEvent{
 		Instance: i.UUID, Host: c.host, Event: name, Detail: detail, VMState: i.VMState,
 		PowerState: i.PowerState, TaskState: i.TaskState, RequestID: requestID, At: c.now,
 	})
@@ -238,18 +230,16 @@ func (l *ledger) task(id string) (t Task, ok bool, err error) {
 func (l *ledger) instance(id string) (instance.Instance, bool) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	s, ok := l.instances[id]
-	return s.value, ok && !s.gone
+	i, ok := l.instances[id]
+	return i, ok
 }
 
 // all gives every record, by UUID.
 func (l *ledger) all() []instance.Instance {
 	l.mu.RLock()
 	out := make([]instance.Instance, 0, len(l.instances))
-	for _, s := range l.instances {
-		if !s.gone {
-			out = append(out, s.value)
-		}
+	for _, i := range l.instances {
+		out = append(out, i)
 	}
 	l.mu.RUnlock()
 	sort.Slice(out, func(i, j int) bool { return out[i].UUID < out[j].UUID })
@@ -260,10 +250,8 @@ func (l *ledger) all() []instance.Instance {
 func (l *ledger) migrations() []migration.Record {
 	l.mu.RLock()
 	out := make([]migration.Record, 0, len(l.records))
-	for _, s := range l.records {
-		if !s.gone {
-			out = append(out, s.value)
-		}
+	for _, r := range l.records {
+		out = append(out, r)
 	}
 	l.mu.RUnlock()
 	sort.Slice(out, func(i, j int) bool { return out[i].Migration.StartedAt.Before(out[j].Migration.StartedAt) })
@@ -274,8 +262,8 @@ func (l *ledger) migrations() []migration.Record {
 func (l *ledger) record(role migration.Role, id string) (migration.Record, bool) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	s, ok := l.records[string(role)+"/"+id]
-	return s.value, ok && !s.gone
+	r, ok := l.records[string(role)+"/"+id]
+	return r, ok
 }
 
 // switched gives the host's switch.
@@ -324,7 +312,7 @@ func (l *ledger) pruneBefore(ctx context.Context, t time.Time, max int) (int, er
 	l.mu.Lock()
 	var gone []string
 	for _, key := range records {
-		gone = append(gone, l.records[key].value.Migration.UUID)
+		gone = append(gone, l.records[key].Migration.UUID)
 		delete(l.records, key)
 	}
 	l.mu.Unlock()

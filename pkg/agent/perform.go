@@ -170,6 +170,9 @@ func (a *Agent) endInstance(c *change, j *job, out outcome, failed error, now ob
 		}
 		return c.instanceEvent(inst, out.event, out.detail, j.task.ID)
 	}
+	if j.refused {
+		return c.dropInstance(inst.UUID)
+	}
 	inst.TaskState, inst.Fault = instance.TaskNone, nil
 	if now.seen {
 		inst.PowerState = now.power

@@ -77,6 +77,7 @@ type job struct {
 	args    any
 	inst    instance.Instance // the record at its begin; zero when there is none
 	resumed bool              // the agent stopped in the middle of an earlier try
+	refused bool              // a build that was refused before anything was made: its record goes
 }
 
 // outcome is what a verb leaves behind when it succeeded.

@@ -71,7 +71,7 @@ func (c *Client) ForceCompleteMigration(ctx context.Context, ref string) (*Task,
 }
 
 func (c *Client) steer(ctx context.Context, method, ref string) (*Task, error) {
-	m, err := c.FindMigration(ctx, ref)
+	m, err := c.inProgress(ctx, ref)
 	if err != nil {
 		return nil, fault.Wrap(err, method, "")
 	}
@@ -81,6 +81,24 @@ func (c *Client) steer(ctx context.Context, method, ref string) (*Task, error) {
 	}
 	t.migration = m.UUID
 	return t, nil
+}
+
+// inProgress finds the migration that ref means. Of an instance without one in the
+// view only the host is sure: a migration that was asked for a moment ago may not be
+// published yet, so the agent is to say what it has in progress.
+func (c *Client) inProgress(ctx context.Context, ref string) (instance.Migration, error) {
+	m, err := c.FindMigration(ctx, ref)
+	if err == nil && (m.UUID == ref || !m.Status.Ended()) {
+		return m, nil
+	}
+	if err != nil && !errors.Is(err, fault.NotFound) {
+		return m, err
+	}
+	i, missing := c.FindInstance(ctx, ref)
+	if missing != nil {
+		return m, missing
+	}
+	return instance.Migration{Instance: i.UUID, Source: i.Host}, nil
 }
 
 // ShowMigration asks the source of a migration for it; ref as in FindMigration.

@@ -52,175 +52,175 @@ func wantUpdates(t *testing.T, j *journal[update], want ...update) {
 	}
 }
 
-func TestKeyedQueue(t *testing.T) {
-	conform(t, []conformCase{
-		{"test_resource_processing_queue.test_i_am_primary, test_primary: one handler per key at a time", func(t *testing.T, ctx context.Context) {
+func TestKeyedQueue(t *testing.T) { conform(t, keyedQueueCases) }
+
+var keyedQueueCases = []conformCase{
+	{"test_resource_processing_queue.test_i_am_primary, test_primary: one handler per key at a time", func(t *testing.T, ctx context.Context) {
+		var q green.KeyedQueue[string, int]
+		var got journal[update]
+		stop := runQueue(ctx, &q, 4, handled(&got, time.Second))
+		q.Add("a", 0, 1)
+		q.Add("b", 0, 1)
+		synctest.Wait()
+		q.Add("a", 0, 2) // two workers are free, but the key isn't
+		q.Add("b", 0, 2)
+		synctest.Wait()
+		want(t, "handlers begun", len(got.list()), 2)
+		_ = green.Sleep(ctx, 1500*time.Millisecond)
+		want(t, "handlers begun", len(got.list()), 4)
+		wantErr(t, "Run", stop(), errBoom)
+	}},
+	{"test_resource_processing_queue source: priority, then order of Add", func(t *testing.T, ctx context.Context) {
+		var q green.KeyedQueue[string, int]
+		var got journal[update]
+		q.Add("c", 2, 1)
+		q.Add("a", 0, 2)
+		q.Add("b", 1, 3)
+		q.Add("b2", 1, 4)
+		stop := runQueue(ctx, &q, 1, handled(&got, time.Second))
+		_ = green.Sleep(ctx, time.Minute)
+		wantErr(t, "Run", stop(), errBoom)
+		wantUpdates(t, &got, update{"a", 2}, update{"b", 3}, update{"b2", 4}, update{"c", 1})
+	}},
+	{"new, Add on a waiting key: its place, the newest value, the better priority", func(t *testing.T, ctx context.Context) {
+		var q green.KeyedQueue[string, int]
+		var got journal[update]
+		q.Add("early", 5, 1)
+		q.Add("x", 1, 2)
+		q.Add("y", 1, 3)
+		q.Add("x", 9, 4) // a worse priority changes the value only
+		q.Add("z", 1, 5)
+		q.Add("early", 1, 6) // moves up, ahead of x: it came first
+		stop := runQueue(ctx, &q, 1, handled(&got, 0))
+		synctest.Wait()
+		wantErr(t, "Run", stop(), errBoom)
+		wantUpdates(t, &got, update{"early", 6}, update{"x", 4}, update{"y", 3}, update{"z", 5})
+	}},
+	{"new, Add on a key in work: once more, with the newest", func(t *testing.T, ctx context.Context) {
+		for _, workers := range []int{0, 1, 8} {
 			var q green.KeyedQueue[string, int]
 			var got journal[update]
-			stop := runQueue(ctx, &q, 4, handled(&got, time.Second))
+			stop := runQueue(ctx, &q, workers, handled(&got, time.Second))
 			q.Add("a", 0, 1)
-			q.Add("b", 0, 1)
 			synctest.Wait()
-			q.Add("a", 0, 2) // two workers are free, but the key isn't
-			q.Add("b", 0, 2)
-			synctest.Wait()
-			want(t, "handlers begun", len(got.list()), 2)
-			_ = green.Sleep(ctx, 1500*time.Millisecond)
-			want(t, "handlers begun", len(got.list()), 4)
-			wantErr(t, "Run", stop(), errBoom)
-		}},
-		{"test_resource_processing_queue source: priority, then order of Add", func(t *testing.T, ctx context.Context) {
-			var q green.KeyedQueue[string, int]
-			var got journal[update]
-			q.Add("c", 2, 1)
 			q.Add("a", 0, 2)
-			q.Add("b", 1, 3)
-			q.Add("b2", 1, 4)
-			stop := runQueue(ctx, &q, 1, handled(&got, time.Second))
+			q.Add("a", 0, 3)
 			_ = green.Sleep(ctx, time.Minute)
 			wantErr(t, "Run", stop(), errBoom)
-			wantUpdates(t, &got, update{"a", 2}, update{"b", 3}, update{"b2", 4}, update{"c", 1})
-		}},
-		{"new, Add on a waiting key: its place, the newest value, the better priority", func(t *testing.T, ctx context.Context) {
-			var q green.KeyedQueue[string, int]
-			var got journal[update]
-			q.Add("early", 5, 1)
-			q.Add("x", 1, 2)
-			q.Add("y", 1, 3)
-			q.Add("x", 9, 4) // a worse priority changes the value only
-			q.Add("z", 1, 5)
-			q.Add("early", 1, 6) // moves up, ahead of x: it came first
-			stop := runQueue(ctx, &q, 1, handled(&got, 0))
-			synctest.Wait()
-			wantErr(t, "Run", stop(), errBoom)
-			wantUpdates(t, &got, update{"early", 6}, update{"x", 4}, update{"y", 3}, update{"z", 5})
-		}},
-		{"new, Add on a key in work: once more, with the newest", func(t *testing.T, ctx context.Context) {
-			for _, workers := range []int{0, 1, 8} {
-				var q green.KeyedQueue[string, int]
-				var got journal[update]
-				stop := runQueue(ctx, &q, workers, handled(&got, time.Second))
-				q.Add("a", 0, 1)
-				synctest.Wait()
-				q.Add("a", 0, 2)
-				q.Add("a", 0, 3)
-				_ = green.Sleep(ctx, time.Minute)
-				wantErr(t, "Run", stop(), errBoom)
-				wantUpdates(t, &got, update{"a", 1}, update{"a", 3})
+			wantUpdates(t, &got, update{"a", 1}, update{"a", 3})
+		}
+	}},
+	{"new, a key that was added in work takes its place by Add and priority", func(t *testing.T, ctx context.Context) {
+		var q green.KeyedQueue[string, int]
+		var got journal[update]
+		stop := runQueue(ctx, &q, 1, handled(&got, time.Second))
+		q.Add("a", 0, 1)
+		synctest.Wait()
+		q.Add("b", 3, 2)
+		q.Add("a", 9, 3)
+		q.Add("c", 3, 4)
+		q.Add("a", 3, 5)
+		_ = green.Sleep(ctx, time.Minute)
+		wantErr(t, "Run", stop(), errBoom)
+		wantUpdates(t, &got, update{"a", 1}, update{"b", 2}, update{"a", 5}, update{"c", 4})
+	}},
+	{"new, a failed handler is reported; adding again is the caller's choice", func(t *testing.T, ctx context.Context) {
+		ctx, log := listen(ctx)
+		var q green.KeyedQueue[string, int]
+		calls := 0
+		stop := runQueue(ctx, &q, 2, func(_ context.Context, key string, tries int) error {
+			if calls++; tries > 0 {
+				q.Add(key, 0, tries-1)
 			}
-		}},
-		{"new, a key that was added in work takes its place by Add and priority", func(t *testing.T, ctx context.Context) {
+			return errBoom
+		})
+		q.Add("a", 0, 5)
+		synctest.Wait()
+		want(t, "calls", calls, 6)
+		want(t, "reports", len(log.all()), 6)
+		wantErr(t, "Run", stop(), errBoom)
+	}},
+	{"new, when the context ends handlers finish and the rest stays queued", func(t *testing.T, ctx context.Context) {
+		for _, workers := range []int{-1, 1} {
 			var q green.KeyedQueue[string, int]
 			var got journal[update]
-			stop := runQueue(ctx, &q, 1, handled(&got, time.Second))
+			stop := runQueue(ctx, &q, workers, handled(&got, time.Second))
 			q.Add("a", 0, 1)
 			synctest.Wait()
-			q.Add("b", 3, 2)
-			q.Add("a", 9, 3)
-			q.Add("c", 3, 4)
-			q.Add("a", 3, 5)
+			q.Add("a", 0, 2)
+			begun := time.Now()
+			wantErr(t, "Run", stop(), errBoom)
+			want(t, "Run waited for the handler", time.Since(begun), time.Second)
+			q.Add("b", 0, 3)
+			wantUpdates(t, &got, update{"a", 1})
+			stop = runQueue(ctx, &q, 1, handled(&got, time.Second))
 			_ = green.Sleep(ctx, time.Minute)
 			wantErr(t, "Run", stop(), errBoom)
-			wantUpdates(t, &got, update{"a", 1}, update{"b", 2}, update{"a", 5}, update{"c", 4})
-		}},
-		{"new, a failed handler is reported; adding again is the caller's choice", func(t *testing.T, ctx context.Context) {
+			wantUpdates(t, &got, update{"a", 1}, update{"a", 2}, update{"b", 3})
+		}
+	}},
+	{"new, a handler that panics or leaves by Goexit frees its key and its worker", func(t *testing.T, ctx context.Context) {
+		for _, workers := range []int{0, 1} {
 			ctx, log := listen(ctx)
 			var q green.KeyedQueue[string, int]
-			calls := 0
-			stop := runQueue(ctx, &q, 2, func(_ context.Context, key string, tries int) error {
-				if calls++; tries > 0 {
-					q.Add(key, 0, tries-1)
-				}
-				return errBoom
-			})
-			q.Add("a", 0, 5)
-			synctest.Wait()
-			want(t, "calls", calls, 6)
-			want(t, "reports", len(log.all()), 6)
-			wantErr(t, "Run", stop(), errBoom)
-		}},
-		{"new, when the context ends handlers finish and the rest stays queued", func(t *testing.T, ctx context.Context) {
-			for _, workers := range []int{-1, 1} {
-				var q green.KeyedQueue[string, int]
-				var got journal[update]
-				stop := runQueue(ctx, &q, workers, handled(&got, time.Second))
-				q.Add("a", 0, 1)
-				synctest.Wait()
-				q.Add("a", 0, 2)
-				begun := time.Now()
-				wantErr(t, "Run", stop(), errBoom)
-				want(t, "Run waited for the handler", time.Since(begun), time.Second)
-				q.Add("b", 0, 3)
-				wantUpdates(t, &got, update{"a", 1})
-				stop = runQueue(ctx, &q, 1, handled(&got, time.Second))
-				_ = green.Sleep(ctx, time.Minute)
-				wantErr(t, "Run", stop(), errBoom)
-				wantUpdates(t, &got, update{"a", 1}, update{"a", 2}, update{"b", 3})
-			}
-		}},
-		{"new, a handler that panics or leaves by Goexit frees its key and its worker", func(t *testing.T, ctx context.Context) {
-			for _, workers := range []int{0, 1} {
-				ctx, log := listen(ctx)
-				var q green.KeyedQueue[string, int]
-				var got journal[update]
-				stop := runQueue(ctx, &q, workers, func(ctx context.Context, key string, v int) error {
-					got.add(update{key, v})
-					_ = green.Sleep(ctx, time.Second)
-					switch v {
-					case 1:
-						panic(errBoom)
-					case 2:
-						runtime.Goexit()
-					}
-					return nil
-				})
-				for v := 1; v <= 3; v++ {
-					q.Add("a", 0, v)
-					_ = green.Sleep(ctx, time.Millisecond)
-					q.Add("a", 0, v+1)
-					_ = green.Sleep(ctx, 2*time.Second)
-				}
-				wantErr(t, "Run", stop(), errBoom)
-				wantUpdates(t, &got, update{"a", 1}, update{"a", 2}, update{"a", 2}, update{"a", 3}, update{"a", 3}, update{"a", 4})
-				if errs := log.all(); len(errs) != 3 || !errors.Is(errs[0], errBoom) || !errors.Is(errs[1], green.ErrGoexit) {
-					t.Errorf("reports = %v", errs)
-				}
-			}
-		}},
-		{"new, without workers each key has a goroutine of its own, and only while it has work", func(t *testing.T, ctx context.Context) {
-			var q green.KeyedQueue[string, struct{}]
-			var busy atomic.Int32
-			stop := runQueue(ctx, &q, 0, func(ctx context.Context, _ string, _ struct{}) error {
-				busy.Add(1)
-				return green.Sleep(ctx, time.Minute)
-			})
-			for i := range 1000 {
-				q.Add(fmt.Sprintf("%08x-0000-4000-8000-000000000000", i), 0, struct{}{})
-			}
-			synctest.Wait()
-			want(t, "keys in work", busy.Load(), 1000)
-			before := runtime.NumGoroutine()
-			_ = green.Sleep(ctx, 2*time.Minute)
-			if gone := before - runtime.NumGoroutine(); gone < 900 { // the count is of the whole process
-				t.Errorf("%d goroutines ended with their keys' work, want about 1000", gone)
-			}
-			wantErr(t, "Run", stop(), errBoom)
-		}},
-		{"new, two Runs share a queue, and one may end", func(t *testing.T, ctx context.Context) {
-			var q green.KeyedQueue[string, int]
 			var got journal[update]
-			first := runQueue(ctx, &q, 2, handled(&got, 0))
-			second := runQueue(ctx, &q, 2, handled(&got, 0))
-			synctest.Wait()
-			wantErr(t, "first Run", first(), errBoom)
-			for i := range 100 {
-				q.Add(fmt.Sprint(i), 0, i)
+			stop := runQueue(ctx, &q, workers, func(ctx context.Context, key string, v int) error {
+				got.add(update{key, v})
+				_ = green.Sleep(ctx, time.Second)
+				switch v {
+				case 1:
+					panic(errBoom)
+				case 2:
+					runtime.Goexit()
+				}
+				return nil
+			})
+			for v := 1; v <= 3; v++ {
+				q.Add("a", 0, v)
+				_ = green.Sleep(ctx, time.Millisecond)
+				q.Add("a", 0, v+1)
+				_ = green.Sleep(ctx, 2*time.Second)
 			}
-			synctest.Wait()
-			want(t, "handled", len(got.list()), 100)
-			wantErr(t, "second Run", second(), errBoom)
-		}},
-	})
+			wantErr(t, "Run", stop(), errBoom)
+			wantUpdates(t, &got, update{"a", 1}, update{"a", 2}, update{"a", 2}, update{"a", 3}, update{"a", 3}, update{"a", 4})
+			if errs := log.all(); len(errs) != 3 || !errors.Is(errs[0], errBoom) || !errors.Is(errs[1], green.ErrGoexit) {
+				t.Errorf("reports = %v", errs)
+			}
+		}
+	}},
+	{"new, without workers each key has a goroutine of its own, and only while it has work", func(t *testing.T, ctx context.Context) {
+		var q green.KeyedQueue[string, struct{}]
+		var busy atomic.Int32
+		stop := runQueue(ctx, &q, 0, func(ctx context.Context, _ string, _ struct{}) error {
+			busy.Add(1)
+			return green.Sleep(ctx, time.Minute)
+		})
+		for i := range 1000 {
+			q.Add(fmt.Sprintf("%08x-0000-4000-8000-000000000000", i), 0, struct{}{})
+		}
+		synctest.Wait()
+		want(t, "keys in work", busy.Load(), 1000)
+		before := runtime.NumGoroutine()
+		_ = green.Sleep(ctx, 2*time.Minute)
+		if gone := before - runtime.NumGoroutine(); gone < 900 { // the count is of the whole process
+			t.Errorf("%d goroutines ended with their keys' work, want about 1000", gone)
+		}
+		wantErr(t, "Run", stop(), errBoom)
+	}},
+	{"new, two Runs share a queue, and one may end", func(t *testing.T, ctx context.Context) {
+		var q green.KeyedQueue[string, int]
+		var got journal[update]
+		first := runQueue(ctx, &q, 2, handled(&got, 0))
+		second := runQueue(ctx, &q, 2, handled(&got, 0))
+		synctest.Wait()
+		wantErr(t, "first Run", first(), errBoom)
+		for i := range 100 {
+			q.Add(fmt.Sprint(i), 0, i)
+		}
+		synctest.Wait()
+		want(t, "handled", len(got.list()), 100)
+		wantErr(t, "second Run", second(), errBoom)
+	}},
 }
 
 // new: 200,000 updates of 3 keys through 8 workers, really in parallel: the
@@ -343,4 +343,33 @@ func TestKeyedQueueOrderProperty(t *testing.T) {
 			}
 		}
 	})
+}
+
+// new: keys that move from a level that is never served to a better one leave
+// nothing behind there.
+func TestKeyedQueueMovesLeaveNothing(t *testing.T) {
+	var q green.KeyedQueue[int, int]
+	q.Add(-1, 9, 0) // waits for ever: the level isn't empty
+	round := func() {
+		ctx, cancel := context.WithCancel(t.Context())
+		for i := range 50_000 {
+			q.Add(i, 9, i)
+			q.Add(i, 1, i)
+		}
+		left := 50_000
+		_ = q.Run(ctx, 1, func(context.Context, int, int) error {
+			if left--; left == 0 {
+				cancel()
+			}
+			return nil
+		})
+	}
+	round()
+	before := heap()
+	round()
+	round()
+	if grown := heap() - before; grown > 1<<20 {
+		t.Errorf("100,000 moves left %d bytes", grown)
+	}
+	runtime.KeepAlive(&q)
 }

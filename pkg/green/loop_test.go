@@ -71,249 +71,249 @@ func ended(t *testing.T, ctx context.Context, l *loop, wantV string, wantE error
 
 const ms = time.Millisecond
 
-func TestLoop(t *testing.T) {
-	conform(t, []conformCase{
-		{"loopingcall FixedInterval.test_return_true", func(t *testing.T, ctx context.Context) {
-			ended(t, ctx, startLoop(t, ctx, newBeats().until(1, green.LoopDone("yes")), time.Second), "yes", nil)
-		}},
-		{"loopingcall FixedInterval.test_return_false", func(t *testing.T, ctx context.Context) {
-			l := green.NewFixedIntervalLoopingCall[bool](newBeats().until(1, green.LoopDone(false)))
-			wantErr(t, "Start", l.Start(ctx, time.Second), nil)
-			v, err := l.Wait(ctx)
-			want(t, "Wait", v, false)
-			wantErr(t, "Wait", err, nil)
-		}},
-		{"loopingcall FixedInterval.test_do_not_stop_on_exception", func(t *testing.T, ctx context.Context) {
-			ctx, log := listen(ctx)
-			n := 0
-			l := startLoop(t, ctx, func(context.Context) error {
-				switch n++; n {
-				case 1:
-					return errBoom
-				case 2:
-					panic(errBoom)
-				}
-				return green.LoopDone("done")
-			}, time.Second, green.ContinueOnError())
-			ended(t, ctx, l, "done", nil)
-			want(t, "reports", len(log.all()), 2)
-		}},
-		{"loopingcall FixedInterval.test_no_double_start", func(t *testing.T, ctx context.Context) {
-			l := startLoop(t, ctx, newBeats().until(3, green.LoopDone("x")), time.Second)
-			wantErr(t, "Start", l.Start(ctx, time.Second), green.ErrLoopRunning)
-			ended(t, ctx, l, "x", nil)
-		}},
-		{"loopingcall FixedInterval.test_no_double_stop", func(t *testing.T, ctx context.Context) {
-			l := startLoop(t, ctx, newBeats().until(99, nil), time.Second)
-			l.Stop()
-			l.Stop()
-			ended(t, ctx, l, "", nil)
-			l.Stop()
-		}},
-		{"loopingcall FixedInterval.test_interval_adjustment", func(t *testing.T, ctx context.Context) {
-			ctx, _ = listen(ctx)
-			b := newBeats()
-			l := startLoop(t, ctx, b.until(4, green.LoopDone("x"), 990*ms, 2000*ms, 1010*ms), 1010*ms)
-			ended(t, ctx, l, "x", nil)
-			b.expect(t, 0, 1010, 3010, 4020)
-		}},
-		{"loopingcall FixedInterval.test_looping_call_timed_out", func(t *testing.T, ctx context.Context) {
-			b := newBeats()
-			ended(t, ctx, startLoop(t, ctx, b.until(99, nil), 100*ms, green.LoopTimeout(300*ms)), "", green.ErrLoopTimeout)
-			b.expect(t, 0, 100, 200, 300, 400)
-		}},
-		{"probe, a timeout doesn't shorten a sleep", func(t *testing.T, ctx context.Context) {
-			b := newBeats()
-			ended(t, ctx, startLoop(t, ctx, b.until(99, nil), 100*ms, green.LoopTimeout(250*ms)), "", green.ErrLoopTimeout)
-			b.expect(t, 0, 100, 200, 300)
-		}},
-		{"probe, timeout: a long run, the initial delay, errors", func(t *testing.T, ctx context.Context) {
-			ctx, _ = listen(ctx)
-			b := newBeats()
-			ended(t, ctx, startLoop(t, ctx, b.until(99, nil, 5*time.Second), 100*ms, green.LoopTimeout(time.Second)), "", green.ErrLoopTimeout)
-			b.expect(t, 0)
-			b = newBeats()
-			ended(t, ctx, startLoop(t, ctx, b.until(1, errBoom), 100*ms, green.LoopTimeout(time.Second),
-				green.InitialDelay(2*time.Second), green.ContinueOnError()), "", green.ErrLoopTimeout)
-			b.expect(t, 2000)
-		}},
-		{"probe, first run at once, or after the initial delay", func(t *testing.T, ctx context.Context) {
-			b := newBeats()
-			ended(t, ctx, startLoop(t, ctx, b.until(2, green.LoopDone("x")), time.Second), "x", nil)
-			b.expect(t, 0, 1000)
-			b = newBeats()
-			ended(t, ctx, startLoop(t, ctx, b.until(2, green.LoopDone("x")), time.Second, green.InitialDelay(300*ms)), "x", nil)
-			b.expect(t, 300, 1300)
-		}},
-		{"probe, overrun is reported from 5 ms, next at once, none made up", func(t *testing.T, ctx context.Context) {
-			ctx, log := listen(ctx)
-			b := newBeats()
-			l := startLoop(t, ctx, b.until(4, green.LoopDone("x"), 104*ms, 350*ms), 100*ms)
-			ended(t, ctx, l, "x", nil)
-			b.expect(t, 0, 104, 454, 554)
-			log.expect(t, green.ErrLoopOverrun)
-		}},
-		{"probe, an interval of 4 ms is 4 ms", func(t *testing.T, ctx context.Context) {
-			b := newBeats()
-			ended(t, ctx, startLoop(t, ctx, b.until(3, green.LoopDone("x")), 4*ms), "x", nil)
-			b.expect(t, 0, 4, 8)
-		}},
-		{"probe, interval 0 and negative", func(t *testing.T, ctx context.Context) {
-			b := newBeats()
-			ended(t, ctx, startLoop(t, ctx, b.until(3, green.LoopDone("x")), 0), "x", nil)
-			b.expect(t, 0, 0, 0)
-			l := green.NewFixedIntervalLoopingCall[string](b.until(99, nil))
-			wantErr(t, "Start", l.Start(ctx, -1), green.ErrLoopInterval)
-			wantErr(t, "Start", l.Start(ctx, 1, green.InitialDelay(-1)), green.ErrLoopInterval)
-			_, err := l.Wait(ctx)
-			wantErr(t, "Wait", err, green.ErrLoopNotBegun)
-		}},
-		{"probe, stop and wait before start", func(t *testing.T, ctx context.Context) {
-			l := green.NewFixedIntervalLoopingCall[string](newBeats().until(1, green.LoopDone("x")))
-			l.Stop()
-			_, err := l.Wait(ctx)
-			wantErr(t, "Wait", err, green.ErrLoopNotBegun)
-			wantErr(t, "Start", l.Start(ctx, time.Second), nil)
-			ended(t, ctx, l, "x", nil)
-		}},
-		{"probe, errors end it, keep-going and LoopingCallDone too", func(t *testing.T, ctx context.Context) {
-			ctx, log := listen(ctx)
-			ended(t, ctx, startLoop(t, ctx, newBeats().until(2, errBoom), time.Second), "", errBoom)
-			log.expect(t, errBoom)
-			ended(t, ctx, startLoop(t, ctx, newBeats().until(2, fmt.Errorf("so: %w", green.LoopDone("x"))), time.Second, green.ContinueOnError()), "x", nil)
-		}},
-		{"new, a value of another type", func(t *testing.T, ctx context.Context) {
-			ended(t, ctx, startLoop(t, ctx, newBeats().until(1, green.LoopDone(5)), time.Second), "", green.ErrLoopDoneType)
-			anything := green.NewFixedIntervalLoopingCall[any](newBeats().until(1, green.LoopDone[any](nil)))
-			wantErr(t, "Start", anything.Start(ctx, time.Second), nil)
-			_, err := anything.Wait(ctx)
-			wantErr(t, "Wait for nil", err, nil)
-		}},
-		{"new, panic and Goexit end it", func(t *testing.T, ctx context.Context) {
-			ctx, log := listen(ctx)
-			ended(t, ctx, startLoop(t, ctx, func(context.Context) error { panic(errBoom) }, time.Second), "", errBoom)
-			log.expect(t, errBoom)
-			ended(t, ctx, startLoop(t, ctx, func(context.Context) error { runtime.Goexit(); return nil }, time.Second, green.ContinueOnError()), "", green.ErrGoexit)
-		}},
-		{"new, Wait given up", func(t *testing.T, ctx context.Context) {
-			l := startLoop(t, ctx, newBeats().until(99, nil), time.Second)
-			short, cancel := context.WithTimeout(ctx, 3*time.Second)
-			defer cancel()
-			_, err := l.Wait(short)
-			wantErr(t, "Wait", err, green.ErrWaitGivenUp)
-			l.Stop()
-			ended(t, ctx, l, "", nil)
-		}},
-	})
+func TestLoop(t *testing.T) { conform(t, loopCases) }
+
+var loopCases = []conformCase{
+	{"loopingcall FixedInterval.test_return_true", func(t *testing.T, ctx context.Context) {
+		ended(t, ctx, startLoop(t, ctx, newBeats().until(1, green.LoopDone("yes")), time.Second), "yes", nil)
+	}},
+	{"loopingcall FixedInterval.test_return_false", func(t *testing.T, ctx context.Context) {
+		l := green.NewFixedIntervalLoopingCall[bool](newBeats().until(1, green.LoopDone(false)))
+		wantErr(t, "Start", l.Start(ctx, time.Second), nil)
+		v, err := l.Wait(ctx)
+		want(t, "Wait", v, false)
+		wantErr(t, "Wait", err, nil)
+	}},
+	{"loopingcall FixedInterval.test_do_not_stop_on_exception", func(t *testing.T, ctx context.Context) {
+		ctx, log := listen(ctx)
+		n := 0
+		l := startLoop(t, ctx, func(context.Context) error {
+			switch n++; n {
+			case 1:
+				return errBoom
+			case 2:
+				panic(errBoom)
+			}
+			return green.LoopDone("done")
+		}, time.Second, green.ContinueOnError())
+		ended(t, ctx, l, "done", nil)
+		want(t, "reports", len(log.all()), 2)
+	}},
+	{"loopingcall FixedInterval.test_no_double_start", func(t *testing.T, ctx context.Context) {
+		l := startLoop(t, ctx, newBeats().until(3, green.LoopDone("x")), time.Second)
+		wantErr(t, "Start", l.Start(ctx, time.Second), green.ErrLoopRunning)
+		ended(t, ctx, l, "x", nil)
+	}},
+	{"loopingcall FixedInterval.test_no_double_stop", func(t *testing.T, ctx context.Context) {
+		l := startLoop(t, ctx, newBeats().until(99, nil), time.Second)
+		l.Stop()
+		l.Stop()
+		ended(t, ctx, l, "", nil)
+		l.Stop()
+	}},
+	{"loopingcall FixedInterval.test_interval_adjustment", func(t *testing.T, ctx context.Context) {
+		ctx, _ = listen(ctx)
+		b := newBeats()
+		l := startLoop(t, ctx, b.until(4, green.LoopDone("x"), 990*ms, 2000*ms, 1010*ms), 1010*ms)
+		ended(t, ctx, l, "x", nil)
+		b.expect(t, 0, 1010, 3010, 4020)
+	}},
+	{"loopingcall FixedInterval.test_looping_call_timed_out", func(t *testing.T, ctx context.Context) {
+		b := newBeats()
+		ended(t, ctx, startLoop(t, ctx, b.until(99, nil), 100*ms, green.LoopTimeout(300*ms)), "", green.ErrLoopTimeout)
+		b.expect(t, 0, 100, 200, 300, 400)
+	}},
+	{"probe, a timeout doesn't shorten a sleep", func(t *testing.T, ctx context.Context) {
+		b := newBeats()
+		ended(t, ctx, startLoop(t, ctx, b.until(99, nil), 100*ms, green.LoopTimeout(250*ms)), "", green.ErrLoopTimeout)
+		b.expect(t, 0, 100, 200, 300)
+	}},
+	{"probe, timeout: a long run, the initial delay, errors", func(t *testing.T, ctx context.Context) {
+		ctx, _ = listen(ctx)
+		b := newBeats()
+		ended(t, ctx, startLoop(t, ctx, b.until(99, nil, 5*time.Second), 100*ms, green.LoopTimeout(time.Second)), "", green.ErrLoopTimeout)
+		b.expect(t, 0)
+		b = newBeats()
+		ended(t, ctx, startLoop(t, ctx, b.until(1, errBoom), 100*ms, green.LoopTimeout(time.Second),
+			green.InitialDelay(2*time.Second), green.ContinueOnError()), "", green.ErrLoopTimeout)
+		b.expect(t, 2000)
+	}},
+	{"probe, first run at once, or after the initial delay", func(t *testing.T, ctx context.Context) {
+		b := newBeats()
+		ended(t, ctx, startLoop(t, ctx, b.until(2, green.LoopDone("x")), time.Second), "x", nil)
+		b.expect(t, 0, 1000)
+		b = newBeats()
+		ended(t, ctx, startLoop(t, ctx, b.until(2, green.LoopDone("x")), time.Second, green.InitialDelay(300*ms)), "x", nil)
+		b.expect(t, 300, 1300)
+	}},
+	{"probe, overrun is reported from 5 ms, next at once, none made up", func(t *testing.T, ctx context.Context) {
+		ctx, log := listen(ctx)
+		b := newBeats()
+		l := startLoop(t, ctx, b.until(4, green.LoopDone("x"), 104*ms, 350*ms), 100*ms)
+		ended(t, ctx, l, "x", nil)
+		b.expect(t, 0, 104, 454, 554)
+		log.expect(t, green.ErrLoopOverrun)
+	}},
+	{"probe, an interval of 4 ms is 4 ms", func(t *testing.T, ctx context.Context) {
+		b := newBeats()
+		ended(t, ctx, startLoop(t, ctx, b.until(3, green.LoopDone("x")), 4*ms), "x", nil)
+		b.expect(t, 0, 4, 8)
+	}},
+	{"probe, interval 0 and negative", func(t *testing.T, ctx context.Context) {
+		b := newBeats()
+		ended(t, ctx, startLoop(t, ctx, b.until(3, green.LoopDone("x")), 0), "x", nil)
+		b.expect(t, 0, 0, 0)
+		l := green.NewFixedIntervalLoopingCall[string](b.until(99, nil))
+		wantErr(t, "Start", l.Start(ctx, -1), green.ErrLoopInterval)
+		wantErr(t, "Start", l.Start(ctx, 1, green.InitialDelay(-1)), green.ErrLoopInterval)
+		_, err := l.Wait(ctx)
+		wantErr(t, "Wait", err, green.ErrLoopNotBegun)
+	}},
+	{"probe, stop and wait before start", func(t *testing.T, ctx context.Context) {
+		l := green.NewFixedIntervalLoopingCall[string](newBeats().until(1, green.LoopDone("x")))
+		l.Stop()
+		_, err := l.Wait(ctx)
+		wantErr(t, "Wait", err, green.ErrLoopNotBegun)
+		wantErr(t, "Start", l.Start(ctx, time.Second), nil)
+		ended(t, ctx, l, "x", nil)
+	}},
+	{"probe, errors end it, keep-going and LoopingCallDone too", func(t *testing.T, ctx context.Context) {
+		ctx, log := listen(ctx)
+		ended(t, ctx, startLoop(t, ctx, newBeats().until(2, errBoom), time.Second), "", errBoom)
+		log.expect(t, errBoom)
+		ended(t, ctx, startLoop(t, ctx, newBeats().until(2, fmt.Errorf("so: %w", green.LoopDone("x"))), time.Second, green.ContinueOnError()), "x", nil)
+	}},
+	{"new, a value of another type", func(t *testing.T, ctx context.Context) {
+		ended(t, ctx, startLoop(t, ctx, newBeats().until(1, green.LoopDone(5)), time.Second), "", green.ErrLoopDoneType)
+		anything := green.NewFixedIntervalLoopingCall[any](newBeats().until(1, green.LoopDone[any](nil)))
+		wantErr(t, "Start", anything.Start(ctx, time.Second), nil)
+		_, err := anything.Wait(ctx)
+		wantErr(t, "Wait for nil", err, nil)
+	}},
+	{"new, panic and Goexit end it", func(t *testing.T, ctx context.Context) {
+		ctx, log := listen(ctx)
+		ended(t, ctx, startLoop(t, ctx, func(context.Context) error { panic(errBoom) }, time.Second), "", errBoom)
+		log.expect(t, errBoom)
+		ended(t, ctx, startLoop(t, ctx, func(context.Context) error { runtime.Goexit(); return nil }, time.Second, green.ContinueOnError()), "", green.ErrGoexit)
+	}},
+	{"new, Wait given up", func(t *testing.T, ctx context.Context) {
+		l := startLoop(t, ctx, newBeats().until(99, nil), time.Second)
+		short, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		_, err := l.Wait(short)
+		wantErr(t, "Wait", err, green.ErrWaitGivenUp)
+		l.Stop()
+		ended(t, ctx, l, "", nil)
+	}},
 }
 
-func TestLoopStop(t *testing.T) {
-	conform(t, []conformCase{
-		{"probe, stop wakes a sleeper, also in the initial delay", func(t *testing.T, ctx context.Context) {
-			for _, opts := range [][]green.LoopOption{nil, {green.InitialDelay(time.Hour)}} {
-				begun := time.Now()
-				l := startLoop(t, ctx, newBeats().until(99, nil), time.Hour, opts...)
-				synctest.Wait()
-				l.Stop()
-				ended(t, ctx, l, "", nil)
-				want(t, "took", time.Since(begun), 0)
-			}
-		}},
-		{"probe, stop lets a run in progress finish; no start before the end", func(t *testing.T, ctx context.Context) {
-			b := newBeats()
-			l := startLoop(t, ctx, b.until(99, nil, 10*time.Second), time.Second)
-			_ = green.Sleep(ctx, time.Second)
+func TestLoopStop(t *testing.T) { conform(t, loopStopCases) }
+
+var loopStopCases = []conformCase{
+	{"probe, stop wakes a sleeper, also in the initial delay", func(t *testing.T, ctx context.Context) {
+		for _, opts := range [][]green.LoopOption{nil, {green.InitialDelay(time.Hour)}} {
+			begun := time.Now()
+			l := startLoop(t, ctx, newBeats().until(99, nil), time.Hour, opts...)
+			synctest.Wait()
 			l.Stop()
-			wantErr(t, "Start", l.Start(ctx, time.Second), green.ErrLoopRunning)
 			ended(t, ctx, l, "", nil)
-			want(t, "took", time.Since(b.begun), 10*time.Second)
-			b.expect(t, 0)
-		}},
-		{"probe, stop and start from inside", func(t *testing.T, ctx context.Context) {
-			var l *loop
-			var inside error
-			l = green.NewFixedIntervalLoopingCall[string](func(context.Context) error {
-				l.Stop()
-				inside = l.Start(ctx, time.Second)
-				return nil
-			})
+			want(t, "took", time.Since(begun), 0)
+		}
+	}},
+	{"probe, stop lets a run in progress finish; no start before the end", func(t *testing.T, ctx context.Context) {
+		b := newBeats()
+		l := startLoop(t, ctx, b.until(99, nil, 10*time.Second), time.Second)
+		_ = green.Sleep(ctx, time.Second)
+		l.Stop()
+		wantErr(t, "Start", l.Start(ctx, time.Second), green.ErrLoopRunning)
+		ended(t, ctx, l, "", nil)
+		want(t, "took", time.Since(b.begun), 10*time.Second)
+		b.expect(t, 0)
+	}},
+	{"probe, stop and start from inside", func(t *testing.T, ctx context.Context) {
+		var l *loop
+		var inside error
+		l = green.NewFixedIntervalLoopingCall[string](func(context.Context) error {
+			l.Stop()
+			inside = l.Start(ctx, time.Second)
+			return nil
+		})
+		wantErr(t, "Start", l.Start(ctx, time.Second), nil)
+		ended(t, ctx, l, "", nil)
+		wantErr(t, "Start inside", inside, green.ErrLoopRunning)
+	}},
+	{"probe, started again as soon as Wait returned", func(t *testing.T, ctx context.Context) {
+		l := green.NewFixedIntervalLoopingCall[string](func(context.Context) error { return green.LoopDone("x") })
+		for range 100 {
 			wantErr(t, "Start", l.Start(ctx, time.Second), nil)
-			ended(t, ctx, l, "", nil)
-			wantErr(t, "Start inside", inside, green.ErrLoopRunning)
-		}},
-		{"probe, started again as soon as Wait returned", func(t *testing.T, ctx context.Context) {
-			l := green.NewFixedIntervalLoopingCall[string](func(context.Context) error { return green.LoopDone("x") })
-			for range 100 {
-				wantErr(t, "Start", l.Start(ctx, time.Second), nil)
-				ended(t, ctx, l, "x", nil)
-			}
-		}},
-		{"probe, the loop's thread is killed, also in the initial delay", func(t *testing.T, ctx context.Context) {
-			for _, opts := range [][]green.LoopOption{nil, {green.InitialDelay(time.Hour)}, {green.ContinueOnError()}} {
-				ctx, log := listen(ctx)
-				killable, kill := context.WithCancelCause(ctx)
-				l := startLoop(t, killable, newBeats().until(99, nil, time.Hour), time.Hour, opts...)
-				synctest.Wait()
-				kill(errBoom)
-				ended(t, ctx, l, "", errBoom)
-				log.expectNone(t)
-			}
-		}},
-		{"probe, GreenletExit inside ends it quietly", func(t *testing.T, ctx context.Context) {
+			ended(t, ctx, l, "x", nil)
+		}
+	}},
+	{"probe, the loop's thread is killed, also in the initial delay", func(t *testing.T, ctx context.Context) {
+		for _, opts := range [][]green.LoopOption{nil, {green.InitialDelay(time.Hour)}, {green.ContinueOnError()}} {
 			ctx, log := listen(ctx)
-			ended(t, ctx, startLoop(t, ctx, newBeats().until(2, green.ErrExit), time.Second, green.ContinueOnError()), "", green.ErrExit)
+			killable, kill := context.WithCancelCause(ctx)
+			l := startLoop(t, killable, newBeats().until(99, nil, time.Hour), time.Hour, opts...)
+			synctest.Wait()
+			kill(errBoom)
+			ended(t, ctx, l, "", errBoom)
 			log.expectNone(t)
-		}},
-		{"new, nothing is left after Stop and Wait", func(t *testing.T, ctx context.Context) {
-			a, b := make(chan struct{}), make(chan struct{})
-			l := startLoop(t, ctx, newBeats().until(99, nil), time.Second, green.WakeOn(a), green.WakeOn(b))
-			_ = green.Sleep(ctx, time.Minute)
-			l.Stop()
-			ended(t, ctx, l, "", nil) // the bubble fails on a goroutine that stays
-		}},
-	})
+		}
+	}},
+	{"probe, GreenletExit inside ends it quietly", func(t *testing.T, ctx context.Context) {
+		ctx, log := listen(ctx)
+		ended(t, ctx, startLoop(t, ctx, newBeats().until(2, green.ErrExit), time.Second, green.ContinueOnError()), "", green.ErrExit)
+		log.expectNone(t)
+	}},
+	{"new, nothing is left after Stop and Wait", func(t *testing.T, ctx context.Context) {
+		a, b := make(chan struct{}), make(chan struct{})
+		l := startLoop(t, ctx, newBeats().until(99, nil), time.Second, green.WakeOn(a), green.WakeOn(b))
+		_ = green.Sleep(ctx, time.Minute)
+		l.Stop()
+		ended(t, ctx, l, "", nil) // the bubble fails on a goroutine that stays
+	}},
 }
 
-func TestLoopWakeOn(t *testing.T) {
-	conform(t, []conformCase{
-		{"new, a value brings one beat, from which the interval counts", func(t *testing.T, ctx context.Context) {
-			b, wake := newBeats(), make(chan struct{})
-			l := startLoop(t, ctx, b.until(5, green.LoopDone("x")), 500*ms, green.WakeOn(wake))
-			_ = green.Sleep(ctx, 600*ms)
-			wake <- struct{}{}
-			wake <- struct{}{}
-			ended(t, ctx, l, "x", nil)
-			b.expect(t, 0, 500, 600, 600, 1100)
-		}},
-		{"new, a closed channel brings one beat and is then ignored", func(t *testing.T, ctx context.Context) {
-			b := newBeats()
-			var finish green.Event[int]
-			l := startLoop(t, ctx, b.until(4, green.LoopDone("x")), 500*ms, green.WakeOn(finish.Done()))
-			_ = green.Sleep(ctx, 600*ms)
-			wantErr(t, "Send", finish.Send(1), nil)
-			ended(t, ctx, l, "x", nil)
-			b.expect(t, 0, 500, 600, 1100)
-		}},
-		{"new, it wakes the initial delay", func(t *testing.T, ctx context.Context) {
-			b, wake := newBeats(), make(chan struct{}, 1)
-			wake <- struct{}{}
-			l := startLoop(t, ctx, b.until(2, green.LoopDone("x")), 500*ms, green.WakeOn(wake), green.InitialDelay(time.Hour))
-			ended(t, ctx, l, "x", nil)
-			b.expect(t, 0, 500)
-		}},
-		{"new, several channels, one closed", func(t *testing.T, ctx context.Context) {
-			b, wake, finish := newBeats(), make(chan struct{}), make(chan struct{})
-			l := startLoop(t, ctx, b.until(5, green.LoopDone("x")), 500*ms, green.WakeOn(wake), green.WakeOn(finish))
-			_ = green.Sleep(ctx, 100*ms)
-			close(finish)
-			_ = green.Sleep(ctx, 100*ms)
-			wake <- struct{}{}
-			_ = green.Sleep(ctx, 100*ms)
-			wake <- struct{}{}
-			ended(t, ctx, l, "x", nil)
-			b.expect(t, 0, 100, 200, 300, 800)
-		}},
-	})
+func TestLoopWakeOn(t *testing.T) { conform(t, loopWakeOnCases) }
+
+var loopWakeOnCases = []conformCase{
+	{"new, a value brings one beat, from which the interval counts", func(t *testing.T, ctx context.Context) {
+		b, wake := newBeats(), make(chan struct{})
+		l := startLoop(t, ctx, b.until(5, green.LoopDone("x")), 500*ms, green.WakeOn(wake))
+		_ = green.Sleep(ctx, 600*ms)
+		wake <- struct{}{}
+		wake <- struct{}{}
+		ended(t, ctx, l, "x", nil)
+		b.expect(t, 0, 500, 600, 600, 1100)
+	}},
+	{"new, a closed channel brings one beat and is then ignored", func(t *testing.T, ctx context.Context) {
+		b := newBeats()
+		var finish green.Event[int]
+		l := startLoop(t, ctx, b.until(4, green.LoopDone("x")), 500*ms, green.WakeOn(finish.Done()))
+		_ = green.Sleep(ctx, 600*ms)
+		wantErr(t, "Send", finish.Send(1), nil)
+		ended(t, ctx, l, "x", nil)
+		b.expect(t, 0, 500, 600, 1100)
+	}},
+	{"new, it wakes the initial delay", func(t *testing.T, ctx context.Context) {
+		b, wake := newBeats(), make(chan struct{}, 1)
+		wake <- struct{}{}
+		l := startLoop(t, ctx, b.until(2, green.LoopDone("x")), 500*ms, green.WakeOn(wake), green.InitialDelay(time.Hour))
+		ended(t, ctx, l, "x", nil)
+		b.expect(t, 0, 500)
+	}},
+	{"new, several channels, one closed", func(t *testing.T, ctx context.Context) {
+		b, wake, finish := newBeats(), make(chan struct{}), make(chan struct{})
+		l := startLoop(t, ctx, b.until(5, green.LoopDone("x")), 500*ms, green.WakeOn(wake), green.WakeOn(finish))
+		_ = green.Sleep(ctx, 100*ms)
+		close(finish)
+		_ = green.Sleep(ctx, 100*ms)
+		wake <- struct{}{}
+		_ = green.Sleep(ctx, 100*ms)
+		wake <- struct{}{}
+		ended(t, ctx, l, "x", nil)
+		b.expect(t, 0, 100, 200, 300, 800)
+	}},
 }
 
 // new: 10,000 loops at 10 s for a virtual hour, at exact times. The race

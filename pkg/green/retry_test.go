@@ -23,93 +23,93 @@ func failTimes(n int, err error, calls *int) func(context.Context) (int, error) 
 	}
 }
 
-func TestRetry(t *testing.T) {
-	conform(t, []conformCase{
-		{"loopingcall RetryDecorator.test_retry_with_expected_exceptions", func(t *testing.T, ctx context.Context) {
-			var sleeps []time.Duration
-			var tries []int
+func TestRetry(t *testing.T) { conform(t, retryCases) }
+
+var retryCases = []conformCase{
+	{"loopingcall RetryDecorator.test_retry_with_expected_exceptions", func(t *testing.T, ctx context.Context) {
+		var sleeps []time.Duration
+		var tries []int
+		calls := 0
+		r := green.Retry{Max: 5, First: 10 * ms, Retryable: func(err error) bool { return errors.Is(err, errBoom) }}
+		r.OnRetry = func(try int, err error, sleep time.Duration) {
+			wantErr(t, "OnRetry", err, errBoom)
+			tries, sleeps = append(tries, try), append(sleeps, sleep)
+		}
+		begun := time.Now()
+		v, err := green.RetryCall(ctx, r, failTimes(2, errBoom, &calls))
+		want(t, "value", v, 7)
+		wantErr(t, "error", err, nil)
+		if diff := cmp.Diff([]time.Duration{10 * ms, 20 * ms}, sleeps) + cmp.Diff([]int{1, 2}, tries); diff != "" {
+			t.Errorf("sleeps, tries (-want +got):\n%s", diff)
+		}
+		want(t, "slept", time.Since(begun), 30*ms)
+	}},
+	{"loopingcall RetryDecorator.test_retry_with_max_retries", func(t *testing.T, ctx context.Context) {
+		calls := 0
+		_, err := green.RetryCall(ctx, green.Retry{Max: 2, First: ms}, failTimes(3, errBoom, &calls))
+		want(t, "error", err, errBoom)
+		want(t, "calls", calls, 3)
+	}},
+	{"loopingcall RetryDecorator.test_retry_with_unexpected_exception", func(t *testing.T, ctx context.Context) {
+		calls := 0
+		_, err := green.RetryCall(ctx, green.Retry{Max: 9, Retryable: func(error) bool { return false }}, failTimes(3, errBoom, &calls))
+		want(t, "error", err, errBoom)
+		want(t, "calls", calls, 1)
+	}},
+	{"probe, the zero value calls once", func(t *testing.T, ctx context.Context) {
+		calls := 0
+		_, err := green.RetryCall(ctx, green.Retry{}, failTimes(3, errBoom, &calls))
+		want(t, "error", err, errBoom)
+		want(t, "calls", calls, 1)
+	}},
+	{"probe, sleeps grow up to the limit", func(t *testing.T, ctx context.Context) {
+		var sleeps []time.Duration
+		calls := 0
+		_, err := green.RetryCall(ctx, green.Retry{
+			Max: -1, First: 20 * ms, Limit: 50 * ms,
+			OnRetry: func(_ int, _ error, sleep time.Duration) { sleeps = append(sleeps, sleep) },
+		}, failTimes(4, errBoom, &calls))
+		wantErr(t, "error", err, nil)
+		if diff := cmp.Diff([]time.Duration{20 * ms, 40 * ms, 50 * ms, 50 * ms}, sleeps); diff != "" {
+			t.Errorf("sleeps (-want +got):\n%s", diff)
+		}
+	}},
+	{"probe, each call has its own budget", func(t *testing.T, ctx context.Context) {
+		r := green.Retry{Max: 2, First: ms}
+		for range 2 {
 			calls := 0
-			r := green.Retry{Max: 5, First: 10 * ms, Retryable: func(err error) bool { return errors.Is(err, errBoom) }}
-			r.OnRetry = func(try int, err error, sleep time.Duration) {
-				wantErr(t, "OnRetry", err, errBoom)
-				tries, sleeps = append(tries, try), append(sleeps, sleep)
-			}
-			begun := time.Now()
-			v, err := green.RetryCall(ctx, r, failTimes(2, errBoom, &calls))
-			want(t, "value", v, 7)
-			wantErr(t, "error", err, nil)
-			if diff := cmp.Diff([]time.Duration{10 * ms, 20 * ms}, sleeps) + cmp.Diff([]int{1, 2}, tries); diff != "" {
-				t.Errorf("sleeps, tries (-want +got):\n%s", diff)
-			}
-			want(t, "slept", time.Since(begun), 30*ms)
-		}},
-		{"loopingcall RetryDecorator.test_retry_with_max_retries", func(t *testing.T, ctx context.Context) {
-			calls := 0
-			_, err := green.RetryCall(ctx, green.Retry{Max: 2, First: ms}, failTimes(3, errBoom, &calls))
-			want(t, "error", err, errBoom)
+			_, _ = green.RetryCall(ctx, r, failTimes(99, errBoom, &calls))
 			want(t, "calls", calls, 3)
-		}},
-		{"loopingcall RetryDecorator.test_retry_with_unexpected_exception", func(t *testing.T, ctx context.Context) {
-			calls := 0
-			_, err := green.RetryCall(ctx, green.Retry{Max: 9, Retryable: func(error) bool { return false }}, failTimes(3, errBoom, &calls))
-			want(t, "error", err, errBoom)
-			want(t, "calls", calls, 1)
-		}},
-		{"probe, the zero value calls once", func(t *testing.T, ctx context.Context) {
-			calls := 0
-			_, err := green.RetryCall(ctx, green.Retry{}, failTimes(3, errBoom, &calls))
-			want(t, "error", err, errBoom)
-			want(t, "calls", calls, 1)
-		}},
-		{"probe, sleeps grow up to the limit", func(t *testing.T, ctx context.Context) {
-			var sleeps []time.Duration
-			calls := 0
-			_, err := green.RetryCall(ctx, green.Retry{
-				Max: -1, First: 20 * ms, Limit: 50 * ms,
-				OnRetry: func(_ int, _ error, sleep time.Duration) { sleeps = append(sleeps, sleep) },
-			}, failTimes(4, errBoom, &calls))
-			wantErr(t, "error", err, nil)
-			if diff := cmp.Diff([]time.Duration{20 * ms, 40 * ms, 50 * ms, 50 * ms}, sleeps); diff != "" {
-				t.Errorf("sleeps (-want +got):\n%s", diff)
-			}
-		}},
-		{"probe, each call has its own budget", func(t *testing.T, ctx context.Context) {
-			r := green.Retry{Max: 2, First: ms}
-			for range 2 {
-				calls := 0
-				_, _ = green.RetryCall(ctx, r, failTimes(99, errBoom, &calls))
-				want(t, "calls", calls, 3)
-			}
-		}},
-		{"new, the context ends while it sleeps", func(t *testing.T, ctx context.Context) {
-			calls := 0
-			ctx, cancel := context.WithCancelCause(ctx)
-			why := errors.New("why")
-			time.AfterFunc(time.Second, func() { cancel(why) })
-			begun := time.Now()
-			_, err := green.RetryCall(ctx, green.Retry{Max: -1, First: time.Hour}, failTimes(99, errBoom, &calls))
-			wantErr(t, "cause", err, why)
-			wantErr(t, "last error", err, errBoom)
-			wantErr(t, "mark", err, green.ErrWaitGivenUp)
-			want(t, "calls", calls, 1)
-			want(t, "took", time.Since(begun), time.Second)
-		}},
-		{"new, a context that has ended gets one try", func(t *testing.T, ctx context.Context) {
-			calls := 0
-			ctx, cancel := context.WithCancel(ctx)
-			cancel()
-			_, err := green.RetryCall(ctx, green.Retry{Max: -1}, failTimes(99, errBoom, &calls))
-			wantErr(t, "error", err, context.Canceled)
-			want(t, "calls", calls, 1)
-		}},
-		{"new, no overflow", func(t *testing.T, ctx context.Context) {
-			calls := 0
-			begun := time.Now()
-			_, err := green.RetryCall(ctx, green.Retry{Max: -1, First: time.Duration(1) << 60, Limit: time.Minute}, failTimes(200, errBoom, &calls))
-			wantErr(t, "error", err, nil)
-			want(t, "took", time.Since(begun), 200*time.Minute)
-		}},
-	})
+		}
+	}},
+	{"new, the context ends while it sleeps", func(t *testing.T, ctx context.Context) {
+		calls := 0
+		ctx, cancel := context.WithCancelCause(ctx)
+		why := errors.New("why")
+		time.AfterFunc(time.Second, func() { cancel(why) })
+		begun := time.Now()
+		_, err := green.RetryCall(ctx, green.Retry{Max: -1, First: time.Hour}, failTimes(99, errBoom, &calls))
+		wantErr(t, "cause", err, why)
+		wantErr(t, "last error", err, errBoom)
+		wantErr(t, "mark", err, green.ErrWaitGivenUp)
+		want(t, "calls", calls, 1)
+		want(t, "took", time.Since(begun), time.Second)
+	}},
+	{"new, a context that has ended gets one try", func(t *testing.T, ctx context.Context) {
+		calls := 0
+		ctx, cancel := context.WithCancel(ctx)
+		cancel()
+		_, err := green.RetryCall(ctx, green.Retry{Max: -1}, failTimes(99, errBoom, &calls))
+		wantErr(t, "error", err, context.Canceled)
+		want(t, "calls", calls, 1)
+	}},
+	{"new, no overflow", func(t *testing.T, ctx context.Context) {
+		calls := 0
+		begun := time.Now()
+		_, err := green.RetryCall(ctx, green.Retry{Max: -1, First: time.Duration(1) << 60, Limit: time.Minute}, failTimes(200, errBoom, &calls))
+		wantErr(t, "error", err, nil)
+		want(t, "took", time.Since(begun), 200*time.Minute)
+	}},
 }
 
 // A sleep is never above the plain one nor the limit, nor below the jittered.

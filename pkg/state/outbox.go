@@ -4,25 +4,29 @@ package state
 // is written in the transaction that makes it true, so nothing that happened goes
 // untold and nothing is told that did not happen.
 type OutEvent struct {
-	Sequence uint64 `json:"sequence"` // set by Append
-	Kind     string `json:"kind"`     // last but one token of the subject
-	ID       string `json:"id"`       // last token
-	MsgID    string `json:"msg_id"`   // makes a second publication harmless
+	Sequence uint64 `json:"sequence"`           // set by Append
+	Kind     string `json:"kind"`               // last but one token of the subject
+	ID       string `json:"id"`                 // last token
+	MsgID    string `json:"msg_id"`             // makes a second publication harmless
+	Instance string `json:"instance,omitempty"` // what it is about: its view is written before the event is told
 	Body     []byte `json:"body"`
 }
 
 // outbox keeps events by sequence, oldest first.
 var outbox = Table[OutEvent]{Name: "outbox", Version: 1}
 
-// AppendEvent adds an event at the end of the outbox.
-func AppendEvent(tx *Tx, e OutEvent) error {
+// AppendEvent adds an event at the end of the outbox and gives its place there.
+func AppendEvent(tx *Tx, e OutEvent) (uint64, error) {
 	n, err := outbox.NextSequence(tx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	e.Sequence = n
-	return outbox.Put(tx, SequenceKey(n), e)
+	return n, outbox.Put(tx, SequenceKey(n), e)
 }
+
+// LastEvent is the place of the newest event that was ever appended; 0: none.
+func LastEvent(tx *Tx) uint64 { return outbox.Sequence(tx) }
 
 // PendingEvents gives up to max of the oldest events. A record that can't be read
 // is skipped and reported in bad.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -113,6 +114,40 @@ func TestOneFailureLeavesTheOthers(t *testing.T) {
 	}
 }
 
+// What OnCommit does is done when Update answers, in the order of the commits, and
+// not at all for an update that failed.
+func TestOnCommit(t *testing.T) {
+	s := open(t, t.TempDir())
+	boom := errors.New("boom")
+	var order, done []int // written by the writer alone
+	var wg sync.WaitGroup
+	for i := range 200 {
+		wg.Go(func() {
+			err := s.Update(t.Context(), func(tx *state.Tx) error {
+				n, err := notes.NextSequence(tx)
+				if err != nil {
+					return err
+				}
+				tx.OnCommit(func() { order = append(order, int(n)); done = append(done, i) })
+				if i%10 == 0 {
+					return boom
+				}
+				return nil
+			})
+			if (i%10 == 0) != errors.Is(err, boom) {
+				t.Errorf("update %d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	if len(done) != 180 || !slices.IsSorted(order) {
+		t.Errorf("%d functions ran in the order %v, want 180, sorted", len(done), order)
+	}
+	if slices.ContainsFunc(done, func(i int) bool { return i%10 == 0 }) {
+		t.Error("a failed update's function ran")
+	}
+}
+
 func TestUpdateObeysItsContext(t *testing.T) {
 	s := open(t, t.TempDir())
 	ctx, cancel := context.WithCancel(t.Context())
@@ -182,7 +217,11 @@ func TestOutboxKeepsOrder(t *testing.T) {
 	s := open(t, t.TempDir())
 	for i := range 300 { // crosses a byte in the key
 		if err := s.Update(t.Context(), func(tx *state.Tx) error {
-			return state.AppendEvent(tx, state.OutEvent{Kind: "task", ID: fmt.Sprint(i)})
+			n, err := state.AppendEvent(tx, state.OutEvent{Kind: "task", ID: fmt.Sprint(i)})
+			if err == nil && state.LastEvent(tx) != n {
+				t.Errorf("LastEvent = %d after appending %d", state.LastEvent(tx), n)
+			}
+			return err
 		}); err != nil {
 			t.Fatal(err)
 		}

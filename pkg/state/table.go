@@ -13,6 +13,12 @@ import (
 // Tx is a transaction; it is valid inside the function it was given to.
 type Tx struct{ bolt *bbolt.Tx }
 
+// OnCommit has fn called by the writer once the transaction is on disk, before
+// Update answers; the transactions' functions run in the order of the commits. fn
+// must be quick and must not use the store. Of a transaction that is undone it is
+// not called.
+func (tx *Tx) OnCommit(fn func()) { tx.bolt.OnCommit(fn) }
+
 // Table is one kind of record, kept under string keys in key order. A Table is a
 // description and holds nothing itself.
 type Table[T any] struct {
@@ -150,6 +156,14 @@ func (t Table[T]) NextSequence(tx *Tx) (uint64, error) {
 		return 0, fault.WrapAs(fault.Internal, err, "journal", t.Name)
 	}
 	return n, nil
+}
+
+// Sequence is the last number that NextSequence gave; 0 before the first.
+func (t Table[T]) Sequence(tx *Tx) uint64 {
+	if b := tx.bolt.Bucket([]byte(t.Name)); b != nil {
+		return b.Sequence()
+	}
+	return 0
 }
 
 // SequenceKey writes a number as a key that sorts by value.

@@ -75,9 +75,10 @@ func mainJob(t *testing.T, r *rig) {
 	task, err = c.StartInstance(ctx, s.UUID)
 	done(t, task, err)
 	r.settled(t, s, "node1.example", 3)
-	if out, err := c.GetConsoleOutput(ctx, s.UUID, 0); err != nil || out == "" {
-		t.Errorf("console: %q %v", out, err)
-	}
+	r.eventually(t, "the guest's console", func() bool {
+		out, err := c.GetConsoleOutput(ctx, s.UUID, 0)
+		return err == nil && out != ""
+	})
 
 	task, err = c.TerminateInstance(ctx, s.UUID)
 	done(t, task, err)

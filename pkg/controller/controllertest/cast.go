@@ -45,12 +45,22 @@ func (f *Fleet) take(ctx context.Context, host string, d rpc.Delivery) error {
 		return nil
 	}
 	f.tasks[d.RequestID] = api.TaskEvent{RequestID: d.RequestID, Method: d.Method, Host: host}
+	f.admitLocked(d.Message)
 	f.mu.Unlock()
 	if known {
 		return f.tell(ctx, last, last.State)
 	}
 	green.SpawnN(ctx, func(ctx context.Context) error { return f.carryOut(ctx, host, d.Message) })
 	return nil
+}
+
+// admitLocked notes a migration when it is read, so that an abort that is read after
+// it finds it.
+func (f *Fleet) admitLocked(m rpc.Message) {
+	var args api.MigrateArgs
+	if m.Method == api.LiveMigration && api.Decode(m.Method, m.Args, &args) == nil && f.migrations[args.Migration] == nil {
+		f.migrations[args.Migration] = &instance.Migration{UUID: args.Migration, Instance: args.Instance, Status: instance.MigrationAccepted}
+	}
 }
 
 // carryOut walks a task through its events.
@@ -109,8 +119,13 @@ func (f *Fleet) do(ctx context.Context, host string, m rpc.Message) error {
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		f.aborted[args.Migration] = true
-		return nil
+		for id, m := range f.migrations {
+			if m.Instance == args.Instance && !m.Status.Ended() && (args.Migration == "" || args.Migration == id) {
+				f.aborted[id] = true
+				return nil
+			}
+		}
+		return fault.New(fault.Conflict, m.Method, args.Instance, "no migration of it is in progress")
 	}
 	states := map[string]instance.VMState{
 		api.StartInstance: instance.VMActive, api.StopInstance: instance.VMStopped, api.PauseInstance: instance.VMPaused, api.UnpauseInstance: instance.VMActive,

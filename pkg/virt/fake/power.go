@@ -201,6 +201,9 @@ func (d *Driver) Save(ctx context.Context, id string) error {
 		if dom.job != nil {
 			return conflict("Save", id, "a migration of this guest runs")
 		}
+		if !dom.live {
+			return conflict("Save", id, "the outcome of a migration is not known: the guest may live elsewhere")
+		}
 		kept := dom.brain
 		kept.freeze(time.Now())
 		d.host.stopLocked(dom, virt.ReasonSaved, virt.ReasonSaved)
