@@ -143,14 +143,14 @@ func image(t *testing.T, l *lab.Lab, name string, format ...string) string {
 	t.Helper()
 	dir, err := l.Dir("images")
 	must(t, "folder", err)
-	must(t, "folder", os.Chmod(dir, 0o755)) //nolint:gosec // QEMU reads it
+	must(t, "folder", os.Chmod(dir, 0o755))
 	raw := filepath.Join(dir, name+".raw")
-	must(t, "image", os.WriteFile(raw, append([]byte("base of "+name), make([]byte, 4<<20)...), 0o644)) //nolint:gosec // QEMU reads it
+	must(t, "image", os.WriteFile(raw, append([]byte("base of "+name), make([]byte, 4<<20)...), 0o644))
 	if len(format) == 0 {
 		return raw
 	}
 	path := filepath.Join(dir, name+"."+format[0])
-	out, err := exec.CommandContext(t.Context(), "qemu-img", "convert", "-O", format[0], raw, path).CombinedOutput() //nolint:gosec // a test's own names
+	out, err := exec.CommandContext(t.Context(), "qemu-img", "convert", "-O", format[0], raw, path).CombinedOutput()
 	must(t, string(out), err)
 	return path
 }
@@ -209,7 +209,7 @@ func TestDriverCopiesDisks(t *testing.T) {
 			if file := disks[0].Source.File; file != "" {
 				held = file
 				for _, h := range l.Hosts() {
-					must(t, "folder", os.MkdirAll(h.Outside(hostInstances), 0o755)) //nolint:gosec // QEMU reads it
+					must(t, "folder", os.MkdirAll(h.Outside(hostInstances), 0o755))
 					must(t, "disk", os.WriteFile(h.Outside(file), nil, 0o600))
 					must(t, "disk", os.Truncate(h.Outside(file), 1<<30))
 				}
@@ -241,7 +241,7 @@ func TestDriverCopiesDisks(t *testing.T) {
 }
 
 func writeAt(path, text string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0) //nolint:gosec // a test's own path
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
@@ -253,9 +253,9 @@ func writeAt(path, text string) error {
 func startOf(t *testing.T, path string, n int) string {
 	t.Helper()
 	raw := filepath.Join(t.TempDir(), "raw")
-	out, err := exec.CommandContext(t.Context(), "qemu-img", "dd", "-U", "-O", "raw", "bs=512", "count=1", "if="+path, "of="+raw).CombinedOutput() //nolint:gosec // a test's own names
+	out, err := exec.CommandContext(t.Context(), "qemu-img", "dd", "-U", "-O", "raw", "bs=512", "count=1", "if="+path, "of="+raw).CombinedOutput()
 	must(t, string(out), err)
-	text, err := os.ReadFile(raw) //nolint:gosec // a test's own path
+	text, err := os.ReadFile(raw)
 	must(t, "read", err)
 	return string(text[:n])
 }
@@ -356,7 +356,7 @@ func expected(err error, kind fault.Kind) error {
 	if errors.Is(err, kind) {
 		return nil
 	}
-	return fmt.Errorf("kind %s instead of %s: %w", fault.KindOf(err), kind, err)
+	return fmt.Errorf("not of kind %q: %w", string(kind), err)
 }
 
 // What List says of a domain is what Lookup says, in every state that a domain can be brought into.

@@ -26,8 +26,8 @@ func Build(d virt.Definition, host Defaults) (string, error) {
 		UUID:       s.UUID,
 		Title:      title(s),
 		Metadata:   &libvirtxml.DomainMetadata{XML: meta},
-		Memory:     &libvirtxml.DomainMemory{Value: uint(s.MemoryMiB), Unit: "MiB"},   //nolint:gosec // checked to be 16 at least
-		VCPU:       &libvirtxml.DomainVCPU{Placement: "static", Value: uint(s.VCPUs)}, //nolint:gosec // checked to be 1 at least
+		Memory:     &libvirtxml.DomainMemory{Value: uint(s.MemoryMiB), Unit: "MiB"},
+		VCPU:       &libvirtxml.DomainVCPU{Placement: "static", Value: uint(s.VCPUs)},
 		OS:         system(s, host),
 		CPU:        cpu(s.CPU, host),
 		Features:   &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}},
@@ -111,5 +111,3 @@ func devices(s instance.Spec, host Defaults) *libvirtxml.DomainDeviceList {
 	}
 	return list
 }
-
-func number(n uint) *uint { return &n }

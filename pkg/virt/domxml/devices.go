@@ -128,7 +128,7 @@ func Interface(p instance.Port) libvirtxml.DomainInterface {
 // controllers leaves USB out, adds what scsi disks need, and enough PCIe ports
 // that interfaces can be attached while the guest runs.
 func controllers(s instance.Spec) []libvirtxml.DomainController {
-	out := []libvirtxml.DomainController{{Type: "usb", Index: number(0), Model: "none"}}
+	out := []libvirtxml.DomainController{{Type: "usb", Index: new(uint(0)), Model: "none"}}
 	scsi, pci := false, 3 // channel, rng, balloon
 	for _, d := range s.Disks {
 		scsi = scsi || d.Bus == "scsi"
@@ -137,13 +137,13 @@ func controllers(s instance.Spec) []libvirtxml.DomainController {
 		}
 	}
 	if scsi {
-		out = append(out, libvirtxml.DomainController{Type: "scsi", Index: number(0), Model: "virtio-scsi"})
+		out = append(out, libvirtxml.DomainController{Type: "scsi", Index: new(uint(0)), Model: "virtio-scsi"})
 		pci++
 	}
 	if !hasPCIe(s.Machine) {
 		return out
 	}
-	out = append(out, libvirtxml.DomainController{Type: "pci", Index: number(0), Model: "pcie-root"})
+	out = append(out, libvirtxml.DomainController{Type: "pci", Index: new(uint(0)), Model: "pcie-root"})
 	for range pci + len(s.Ports) + sparePorts {
 		out = append(out, libvirtxml.DomainController{Type: "pci", Model: "pcie-root-port"})
 	}
@@ -159,7 +159,7 @@ func serial(id string, host Defaults) libvirtxml.DomainSerial {
 	return libvirtxml.DomainSerial{
 		Source: &libvirtxml.DomainChardevSource{Pty: &libvirtxml.DomainChardevSourcePty{}},
 		Log:    &libvirtxml.DomainChardevLog{File: ConsolePath(host.InstancesPath, id), Append: "on"},
-		Target: &libvirtxml.DomainSerialTarget{Port: number(0)},
+		Target: &libvirtxml.DomainSerialTarget{Port: new(uint(0))},
 	}
 }
 

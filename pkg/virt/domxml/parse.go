@@ -94,7 +94,7 @@ func mebibytes(e *etree.Element) (int, error) {
 	if !ok {
 		return 0, fault.Newf(fault.Internal, "", "", "memory unit %q is unknown", unit)
 	}
-	return int(n << s >> 20), nil //nolint:gosec // at most 2^43 MiB
+	return int(n << s >> 20), nil
 }
 
 // FindInterface gives the element of the interface with this MAC, in lower case, as

@@ -129,7 +129,7 @@ func (d *Driver) checkMachine(ctx context.Context, r *findings, s instance.Spec,
 		return fault.WrapAs(fault.Internal, err, "check", "domain capabilities")
 	}
 	if caps.VCPU != nil {
-		r.when(s.VCPUs > int(caps.VCPU.Max), "vcpus: machine %s has at most %d", machine, caps.VCPU.Max) //nolint:gosec // thousands at most
+		r.when(s.VCPUs > int(caps.VCPU.Max), "vcpus: machine %s has at most %d", machine, caps.VCPU.Max)
 	}
 	checkCPU(r, s.CPU, caps.CPU)
 	r.when(s.Firmware == "efi" && !hasFirmware(caps.OS, "efi"), "firmware: this host has no efi firmware for machine %s (package ovmf)", machine)
@@ -155,11 +155,11 @@ func checkCPU(r *findings, want instance.CPU, caps *libvirtxml.DomainCapsCPU) {
 	r.add("cpu.mode: %s is unknown to this host's libvirt", want.Mode)
 }
 
-func hasFirmware(os *libvirtxml.DomainCapsOS, name string) bool {
-	if os == nil {
+func hasFirmware(caps *libvirtxml.DomainCapsOS, name string) bool {
+	if caps == nil {
 		return false
 	}
-	return slices.ContainsFunc(os.Enums, func(e libvirtxml.DomainCapsEnum) bool {
+	return slices.ContainsFunc(caps.Enums, func(e libvirtxml.DomainCapsEnum) bool {
 		return e.Name == "firmware" && slices.Contains(e.Values, name)
 	})
 }

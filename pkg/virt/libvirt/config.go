@@ -97,7 +97,7 @@ func (c Config) withDefaults() Config {
 	text(&c.CPUModel, "qemu64")
 	text(&c.QemuImg, "qemu-img")
 	text(&c.LiveMigrationURI, "qemu+tls://%s/system")
-	c.durations()
+	setDurations(&c)
 	count := func(n *int, v int) {
 		if *n <= 0 {
 			*n = v
@@ -118,7 +118,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-func (c *Config) durations() {
+func setDurations(c *Config) {
 	set := func(d *time.Duration, v time.Duration) {
 		if *d <= 0 {
 			*d = v

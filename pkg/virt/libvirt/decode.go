@@ -37,7 +37,7 @@ func decodeEvent(procedure uint32, body []byte) (ev virt.Event, ok bool) {
 	case procReboot:
 		ev.Kind, ok = virt.EventRebooted, true
 	case procIteration:
-		ev.Kind, ev.Iteration, ok = virt.EventIteration, uint64(max(r.int32(), 0)), true //nolint:gosec // not negative
+		ev.Kind, ev.Iteration, ok = virt.EventIteration, uint64(max(r.int32(), 0)), true
 	case procJobCompleted:
 		job := jobOf(virt.JobCompleted, r.params())
 		ev.Kind, ev.Job, ok = virt.EventJobCompleted, &job, true

@@ -50,7 +50,7 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 	d := &Driver{
 		cfg:      c,
 		events:   newDispatcher(c.EventBacklog),
-		own:      green.NewPool(2),
+		own:      green.NewPool(2), //nolint:contextcheck // nothing runs in it yet
 		performs: make(chan struct{}, c.MaxMigrations),
 		extra:    map[*link]struct{}{},
 		moving:   map[string]struct{}{},
@@ -58,10 +58,10 @@ func Open(ctx context.Context, c Config) (*Driver, error) {
 	d.ctx, d.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	first := error(fault.New(fault.Unavailable, "", "", "the first attempt has not ended yet"))
 	d.lastError.Store(&first)
-	if err := d.own.SpawnN(d.ctx, d.events.run); err != nil {
+	if err := d.own.SpawnN(d.ctx, d.events.run); err != nil { //nolint:contextcheck // the driver lives longer than Open
 		return nil, fault.Wrap(err, "libvirt_open", "")
 	}
-	if err := d.own.SpawnN(d.ctx, d.keepConnected); err != nil {
+	if err := d.own.SpawnN(d.ctx, d.keepConnected); err != nil { //nolint:contextcheck // the same
 		d.cancel(errClosed)
 		return nil, fault.Wrap(err, "libvirt_open", "")
 	}

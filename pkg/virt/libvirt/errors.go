@@ -22,7 +22,7 @@ var (
 
 // kinds maps libvirt's error numbers; what is not here is internal.
 // The numbers are those of libvirt's virterror.h.
-var kinds = map[golibvirt.ErrorNumber]fault.Kind{
+var kinds = map[golibvirt.ErrorNumber]fault.Kind{ //nolint:exhaustive // the rest is internal
 	golibvirt.ErrNoDomain:         fault.NotFound, // 42
 	golibvirt.ErrNoStoragePool:    fault.NotFound, // 49
 	golibvirt.ErrNoStorageVol:     fault.NotFound, // 50
@@ -69,12 +69,10 @@ func fromLibvirt(err error, op, subject string) error {
 	if err == nil {
 		return nil
 	}
-	var known *fault.Error
-	if errors.As(err, &known) {
+	if _, known := errors.AsType[*fault.Error](err); known {
 		return fault.Wrap(err, op, subject)
 	}
-	var lv golibvirt.Error
-	if errors.As(err, &lv) {
+	if lv, ok := errors.AsType[golibvirt.Error](err); ok {
 		kind, ok := kinds[golibvirt.ErrorNumber(lv.Code)] //nolint:gosec // libvirt's numbers are small
 		if !ok {
 			kind = fault.Internal
@@ -105,8 +103,7 @@ func fromTransport(err error, op, subject string) error {
 
 // isCode reports whether err came from libvirt with this number.
 func isCode(err error, n golibvirt.ErrorNumber) bool {
-	var lv golibvirt.Error
-	if errors.As(err, &lv) {
+	if lv, ok := errors.AsType[golibvirt.Error](err); ok {
 		return lv.Code == uint32(n) //nolint:gosec // libvirt's numbers are small
 	}
 	code, ok := fault.DetailsOf(err)["libvirt_code"].(uint32)

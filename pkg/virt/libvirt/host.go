@@ -70,7 +70,7 @@ func (d *Driver) Host(ctx context.Context) (virt.Host, error) {
 	if err != nil {
 		return virt.Host{}, err
 	}
-	h.Hostname, h.VCPUs, h.MemoryMiB = node.hostname, int(node.cpus), int(node.memoryKiB>>10) //nolint:gosec // sizes of a machine
+	h.Hostname, h.VCPUs, h.MemoryMiB = node.hostname, int(node.cpus), int(node.memoryKiB>>10)
 	h.LibraryVersion, h.HypervisorVersion = version(node.library), version(node.hypervisor)
 	h.DiskGiB, h.DiskFreeGiB, err = room(d.cfg.LocalInstancesPath)
 	return h, fault.Wrap(err, op, d.cfg.LocalInstancesPath)
@@ -109,6 +109,6 @@ func room(path string) (total, free int, err error) {
 	if err := unix.Statfs(nearest(path), &st); err != nil {
 		return 0, 0, err
 	}
-	gib := func(blocks uint64) int { return int(blocks * uint64(st.Bsize) >> 30) } //nolint:gosec,unconvert // the type differs by architecture
+	gib := func(blocks uint64) int { return int(blocks * uint64(st.Bsize) >> 30) } //nolint:gosec // a block size is positive
 	return gib(st.Blocks), gib(st.Bavail), nil
 }

@@ -19,7 +19,7 @@ import (
 func jobOf(kind virt.JobType, params []golibvirt.TypedParam) virt.Job {
 	f := fieldsOf(params)
 	ms := func(name string) time.Duration {
-		return time.Duration(min(f.number(name), math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond //nolint:gosec // bounded
+		return time.Duration(min(f.number(name), math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond
 	}
 	amount := func(what string) instance.Amount {
 		return instance.Amount{Total: f.number(what + "_total"), Processed: f.number(what + "_processed"), Remaining: f.number(what + "_remaining")}
@@ -41,7 +41,7 @@ func jobOf(kind virt.JobType, params []golibvirt.TypedParam) virt.Job {
 		Bandwidth:   f.number("memory_bps"),
 		DirtyRate:   f.number("memory_dirty_rate") * page,
 		Iteration:   f.number("memory_iteration"),
-		Throttle:    int(min(f.number("auto_converge_throttle"), 100)), //nolint:gosec // bounded
+		Throttle:    int(min(f.number("auto_converge_throttle"), 100)),
 		PostCopyReq: f.number("memory_postcopy_requests"),
 		Error:       f.text("errmsg"),
 	}

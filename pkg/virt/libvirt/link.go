@@ -56,9 +56,18 @@ func dialLink(ctx context.Context, c Config, sink func(uint32, []byte)) (*link, 
 	})
 	if _, err := greet.Wait(ctx); err != nil {
 		l.close()
-		return nil, fmt.Errorf("libvirt did not greet: %w", err)
+		return nil, fmt.Errorf("libvirt did not greet: %w", givenUp(ctx, err))
 	}
 	return l, nil
+}
+
+// givenUp names why a wait ended early instead of green's word for it, so that
+// nobody above takes it for the end of a wait of their own.
+func givenUp(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil && errors.Is(err, green.ErrWaitGivenUp) {
+		return cause
+	}
+	return err
 }
 
 // lost notes the end of the socket.
@@ -196,11 +205,11 @@ func run[T any](ctx context.Context, l *link, bound time.Duration, fn func(*goli
 	if err == nil {
 		return v, nil
 	}
-	if cause := context.Cause(waiting); errors.Is(err, green.ErrWaitGivenUp) && cause != nil {
-		if errors.Is(cause, errBound) {
+	if errors.Is(err, green.ErrWaitGivenUp) {
+		if err = givenUp(waiting, err); errors.Is(err, errBound) {
 			p.expire()
 		}
-		return v, cause
+		return v, err
 	}
 	if p.hung() {
 		return v, errBound

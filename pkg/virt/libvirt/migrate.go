@@ -41,7 +41,7 @@ func (d *Driver) Migrate(ctx context.Context, r virt.MigrateRequest) error {
 		return struct{}{}, d.perform(ctx, plan)
 	})
 	_, err = perform.Wait(ctx)
-	return fromLibvirt(err, op, r.Instance)
+	return fromLibvirt(givenUp(ctx, err), op, r.Instance)
 }
 
 // turn gives one of the places for performs, and refuses a second one for a guest:

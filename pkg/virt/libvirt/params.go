@@ -38,9 +38,9 @@ func (f fields) number(name string) uint64 {
 	case uint32:
 		return uint64(v)
 	case int64:
-		return uint64(max(v, 0)) //nolint:gosec // not negative
+		return uint64(max(v, 0))
 	case int32:
-		return uint64(max(v, 0)) //nolint:gosec // not negative
+		return uint64(max(v, 0))
 	case float64:
 		return uint64(max(v, 0))
 	default:

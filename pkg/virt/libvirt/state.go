@@ -43,7 +43,7 @@ func stateOf(state, reason int32) (virt.State, virt.Reason) {
 	if !ok {
 		return virt.NoState, virt.ReasonUnknown
 	}
-	reasons := map[virt.State][]virt.Reason{
+	reasons := map[virt.State][]virt.Reason{ //nolint:exhaustive // the others have no reasons
 		virt.Running: runningReasons, virt.Paused: pausedReasons, virt.Shutoff: shutoffReasons,
 		virt.ShuttingDown: shutdownReasons, virt.Crashed: crashedReasons,
 	}

@@ -67,7 +67,7 @@ func statsOf(f fields) virt.Stats {
 	}
 	for name := range f {
 		if strings.HasPrefix(name, "balloon.") || name == "vcpu.current" {
-			s.Extra[name] = int64(min(f.number(name), 1<<62)) //nolint:gosec // bounded
+			s.Extra[name] = int64(min(f.number(name), 1<<62))
 		}
 	}
 	return s

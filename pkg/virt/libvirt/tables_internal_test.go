@@ -49,7 +49,7 @@ func TestErrorKinds(t *testing.T) {
 		if fault.KindOf(err) != kind {
 			t.Errorf("number %d: kind %s, want %s", code, fault.KindOf(err), kind)
 		}
-		if fault.DetailsOf(err)["libvirt_code"] != code || !strings.Contains(err.Error(), "it said so") || !isCode(err, golibvirt.ErrorNumber(code)) { //nolint:gosec // small
+		if fault.DetailsOf(err)["libvirt_code"] != code || !strings.Contains(err.Error(), "it said so") || !isCode(err, golibvirt.ErrorNumber(code)) {
 			t.Errorf("number %d: %v with details %v, want number and text kept", code, err, fault.DetailsOf(err))
 		}
 	}
@@ -212,7 +212,7 @@ func TestDecodeCutShort(t *testing.T) {
 	if !ok || ev.Domain != id.String() || ev.Job.Memory.Total != 5 || ev.Job.Error != "text" || ev.Job.Throttle != 20 {
 		t.Fatalf("decodeEvent = %+v, %t, want the job", ev, ok)
 	}
-	for n := range len(body) {
+	for n := range body {
 		if ev, ok := decodeEvent(procJobCompleted, body[:n]); ok {
 			t.Fatalf("%d of %d bytes decode to %+v", n, len(body), ev)
 		}

@@ -36,7 +36,8 @@ func (r rig) portGuest(t *testing.T) (id uuid.UUID, p instance.Port) {
 
 func TestDetachAsksAgainAndGivesUp(t *testing.T) {
 	few := func(_ *daemon, c *Config) { c.DetachAttempts, c.DetachTimeout = 3, 20*time.Second }
-	withRig(t, few, func(t *testing.T, r rig) {
+	withRig(t, few, func(r rig) {
+		t := r.t
 		id, p := r.portGuest(t)
 		asked := 0
 		r.set(func(d *daemon) {
@@ -63,7 +64,8 @@ func TestDetachAsksAgainAndGivesUp(t *testing.T) {
 }
 
 func TestDetachEndsWhenTheGuestLetsGo(t *testing.T) {
-	withRig(t, nil, func(t *testing.T, r rig) {
+	withRig(t, nil, func(r rig) {
+		t := r.t
 		id, p := r.portGuest(t)
 		r.set(func(d *daemon) {
 			d.script[procDetach] = func(c *daemonConn, args []byte) ([]byte, error) {
@@ -94,7 +96,8 @@ func TestPostCopyOverTLSNeedsANewQEMU(t *testing.T) {
 	const procVersion = 4
 	tls := func(_ *daemon, c *Config) { c.NativeTLS = true }
 	for version, want := range map[uint64]fault.Kind{7_002_000: fault.PreconditionFailed, 10_001_000: ""} {
-		withRig(t, tls, func(t *testing.T, r rig) {
+		withRig(t, tls, func(r rig) {
+			t := r.t
 			req := r.guest(t)
 			req.PostCopy = true
 			sent := false

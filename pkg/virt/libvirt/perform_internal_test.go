@@ -51,7 +51,8 @@ func readPerform(t *testing.T, args []byte) (uri string, params fields, flags go
 }
 
 func TestMigrateSendsTheNewOwner(t *testing.T) {
-	withRig(t, nil, func(t *testing.T, r rig) {
+	withRig(t, nil, func(r rig) {
+		t := r.t
 		req := r.guest(t)
 		r.set(func(d *daemon) {
 			d.script[procPerform] = func(_ *daemonConn, args []byte) ([]byte, error) {
@@ -80,7 +81,8 @@ func TestMigrateSendsTheNewOwner(t *testing.T) {
 }
 
 func TestPerformOutlivesItsCaller(t *testing.T) {
-	withRig(t, nil, func(t *testing.T, r rig) {
+	withRig(t, nil, func(r rig) {
+		t := r.t
 		req := r.guest(t)
 		release, ended := make(chan struct{}), make(chan struct{})
 		r.set(func(d *daemon) {
@@ -97,7 +99,7 @@ func TestPerformOutlivesItsCaller(t *testing.T) {
 		wantKind(t, "a second migration of the guest", r.d.Migrate(t.Context(), req), fault.Conflict)
 		cancel()
 		wantKind(t, "Migrate after its caller left", <-done, fault.Cancelled)
-		time.Sleep(2 * time.Hour) //nolint:forbidigo // virtual time
+		time.Sleep(2 * time.Hour)
 		if _, err := r.hostname(t.Context()); err != nil {
 			t.Errorf("another call during a long perform: %v", err)
 		}
@@ -117,7 +119,8 @@ func TestPerformOutlivesItsCaller(t *testing.T) {
 
 func TestPerformsAreBounded(t *testing.T) {
 	two := func(_ *daemon, c *Config) { c.MaxMigrations = 2 }
-	withRig(t, two, func(t *testing.T, r rig) {
+	withRig(t, two, func(r rig) {
+		t := r.t
 		release := make(chan struct{})
 		r.set(func(d *daemon) {
 			d.script[procPerform] = func(*daemonConn, []byte) ([]byte, error) { <-release; return xdr(0), nil }
@@ -143,7 +146,8 @@ func TestPerformsAreBounded(t *testing.T) {
 }
 
 func TestMigrateToSelfIsRefused(t *testing.T) {
-	withRig(t, nil, func(t *testing.T, r rig) {
+	withRig(t, nil, func(r rig) {
+		t := r.t
 		req := r.guest(t)
 		for _, uri := range []string{"qemu+tcp://h1/system", "qemu:///system", "qemu+tls://localhost/system"} {
 			req.Inbound.URI = uri
@@ -158,7 +162,8 @@ func TestMigrateToSelfIsRefused(t *testing.T) {
 }
 
 func TestForeignDomainIsNotTouched(t *testing.T) {
-	withRig(t, nil, func(t *testing.T, r rig) {
+	withRig(t, nil, func(r rig) {
+		t := r.t
 		req := r.guest(t)
 		r.set(func(d *daemon) {
 			d.script[procMetadata] = func(*daemonConn, []byte) ([]byte, error) {
@@ -201,7 +206,7 @@ func tool(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "qemu-img")
 	script := "#!/bin/sh\nfor a; do case $a in /*.raw|/*.part) last=$a;; esac; done\necho made >\"$last\"\n"
-	if err := os.WriteFile(path, []byte(script), 0o700); err != nil { //nolint:gosec // it is run
+	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -210,7 +215,8 @@ func tool(t *testing.T) string {
 func TestIncomingIsPreparedAndCancelled(t *testing.T) {
 	withTool := func(_ *daemon, c *Config) { c.QemuImg = tool(t) }
 	dir := t.TempDir()
-	withRig(t, withTool, func(t *testing.T, r rig) {
+	withRig(t, withTool, func(r rig) {
+		t := r.t
 		in := incoming(t, dir)
 		id := in.Spec.UUID
 		to, err := r.d.PrepareIncoming(t.Context(), in)
@@ -253,7 +259,8 @@ func TestIncomingIsPreparedAndCancelled(t *testing.T) {
 func TestSharedFolderOfTheRunningGuestStays(t *testing.T) {
 	withTool := func(_ *daemon, c *Config) { c.QemuImg = tool(t) }
 	dir := t.TempDir()
-	withRig(t, withTool, func(t *testing.T, r rig) {
+	withRig(t, withTool, func(r rig) {
+		t := r.t
 		in := incoming(t, dir)
 		in.Spec.Disks = in.Spec.Disks[:1]
 		in.Spec.Disks[0].Shared = true
@@ -270,7 +277,7 @@ func TestSharedFolderOfTheRunningGuestStays(t *testing.T) {
 		if err := r.d.CancelIncoming(t.Context(), in.Spec.UUID, in.Migration); err != nil {
 			t.Fatal(err)
 		}
-		if text, err := os.ReadFile(overlay); err != nil || string(text) != "the guest's" { //nolint:gosec // a test's own path
+		if text, err := os.ReadFile(overlay); err != nil || string(text) != "the guest's" {
 			t.Errorf("the overlay holds %q, %v, want it untouched", text, err)
 		}
 		if exists(r.d.notePath(in.Spec.UUID)) {
@@ -300,7 +307,8 @@ func TestCancelIncomingSparesGuests(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			withRig(t, nil, func(t *testing.T, r rig) {
+			withRig(t, nil, func(r rig) {
+				t := r.t
 				id, migration := uuid.New(), uuid.NewString()
 				mark := uuid.NewString()
 				if c.migration != "" {
@@ -344,7 +352,8 @@ func (r rig) arrivingDomain(t *testing.T, id uuid.UUID, migration string, state,
 func TestQemuImgFailureIsTold(t *testing.T) {
 	broken := func(_ *daemon, c *Config) { c.QemuImg = "/nonexistent/qemu-img" }
 	dir := t.TempDir()
-	withRig(t, broken, func(t *testing.T, r rig) {
+	withRig(t, broken, func(r rig) {
+		t := r.t
 		in := incoming(t, dir)
 		_, err := r.d.PrepareIncoming(t.Context(), in)
 		if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "qemu-img") {

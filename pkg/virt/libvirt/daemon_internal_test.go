@@ -153,8 +153,7 @@ func (c *daemonConn) answer(header, args []byte) {
 		return
 	}
 	status := uint32(0)
-	var lv golibvirt.Error
-	if errors.As(err, &lv) {
+	if lv, ok := errors.AsType[golibvirt.Error](err); ok {
 		status, body = 1, xdr(lv.Code, uint32(10), uint32(1), lv.Message, uint32(2), uint32(0), uint32(0), uint32(0), uint32(0), uint32(0), uint32(0), uint32(0))
 	}
 	serial := binary.BigEndian.Uint32(header[16:])
@@ -183,7 +182,7 @@ func (c *daemonConn) subscribed() {
 func (c *daemonConn) send(header, body []byte) {
 	c.write.Lock()
 	defer c.write.Unlock()
-	packet := append(xdr(uint32(4+len(header)+len(body))), header...) //nolint:gosec // small
+	packet := append(xdr(uint32(4+len(header)+len(body))), header...)
 	_, _ = c.conn.Write(append(packet, body...))
 }
 
@@ -275,11 +274,11 @@ func xdr(values ...any) []byte {
 	for _, v := range values {
 		switch v := v.(type) {
 		case string:
-			_ = binary.Write(&b, binary.BigEndian, uint32(len(v))) //nolint:gosec // small
+			_ = binary.Write(&b, binary.BigEndian, uint32(len(v)))
 			b.WriteString(v)
 			b.Write(make([]byte, -len(v)&3))
 		case int:
-			_ = binary.Write(&b, binary.BigEndian, uint32(v)) //nolint:gosec // a test's own numbers
+			_ = binary.Write(&b, binary.BigEndian, uint32(v))
 		default:
 			if err := binary.Write(&b, binary.BigEndian, v); err != nil {
 				panic(err)

@@ -20,6 +20,7 @@ import (
 // rig is a driver on a scripted daemon, under virtual time.
 type rig struct {
 	*daemon
+	t   *testing.T
 	d   *Driver
 	log *recorder
 }
@@ -55,10 +56,10 @@ func (r *recorder) wants(t *testing.T, want ...string) {
 
 // withRig runs f in a bubble with a driver that is connected, unless prepare made
 // the daemon such that it can't be.
-func withRig(t *testing.T, prepare func(*daemon, *Config), f func(t *testing.T, r rig)) {
+func withRig(t *testing.T, prepare func(*daemon, *Config), f func(r rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		r := rig{daemon: newDaemon(t), log: &recorder{}}
+		r := rig{daemon: newDaemon(t), t: t, log: &recorder{}}
 		c := Config{
 			InstancesPath: t.TempDir(), VirtType: "qemu", CallTimeout: 30 * time.Second, ConnectTimeout: 10 * time.Second,
 			PingInterval: time.Minute, ReconnectFirst: time.Second, ReconnectLimit: 5 * time.Second, dial: r.dial,
@@ -73,7 +74,7 @@ func withRig(t *testing.T, prepare func(*daemon, *Config), f func(t *testing.T, 
 		r.d = d
 		d.Subscribe(r.log.add)
 		synctest.Wait()
-		f(t, r)
+		f(r)
 		if err := d.Close(); err != nil {
 			t.Errorf("Close: %v", err)
 		}
@@ -101,7 +102,8 @@ func waitRelease(release <-chan struct{}) reaction {
 }
 
 func TestHangingCallIsBoundedAndTheDriverRecovers(t *testing.T) {
-	withRig(t, nil, func(t *testing.T, r rig) {
+	withRig(t, nil, func(r rig) {
+		t := r.t
 		silent := func(*daemonConn, []byte) ([]byte, error) { return nil, errSilent }
 		r.set(func(d *daemon) { d.script[procHostname] = silent })
 		began := time.Now()
@@ -122,7 +124,8 @@ func TestHangingCallIsBoundedAndTheDriverRecovers(t *testing.T) {
 }
 
 func TestNeighboursOfAHangingCallEndWell(t *testing.T) {
-	withRig(t, nil, func(t *testing.T, r rig) {
+	withRig(t, nil, func(r rig) {
+		t := r.t
 		release := make(chan struct{})
 		r.set(func(d *daemon) {
 			d.script[procHostname] = func(*daemonConn, []byte) ([]byte, error) { return nil, errSilent }
@@ -130,7 +133,7 @@ func TestNeighboursOfAHangingCallEndWell(t *testing.T) {
 		})
 		hung, slow := make(chan error, 1), make(chan error, 1)
 		go func() { _, err := r.hostname(t.Context()); hung <- err }()
-		time.Sleep(20 * time.Second) //nolint:forbidigo // virtual time
+		time.Sleep(20 * time.Second)
 		go func() {
 			_, err := control(t.Context(), r.d, "test", "", (*golibvirt.Libvirt).ConnectGetLibVersion)
 			slow <- err
@@ -149,11 +152,12 @@ func TestNeighboursOfAHangingCallEndWell(t *testing.T) {
 }
 
 func TestHungDaemonIsNoticedAndFoundAgain(t *testing.T) {
-	withRig(t, nil, func(t *testing.T, r rig) {
+	withRig(t, nil, func(r rig) {
+		t := r.t
 		r.set(func(d *daemon) { d.stuck = true })
 		_, err := r.hostname(t.Context())
 		wantKind(t, "a call to a daemon that hangs", err, fault.Timeout)
-		time.Sleep(11 * time.Second) //nolint:forbidigo // virtual time: the ping that the hung call caused
+		time.Sleep(11 * time.Second)
 		r.log.wants(t, "connected", "disconnected")
 		began := time.Now()
 		_, err = r.hostname(t.Context())
@@ -163,7 +167,7 @@ func TestHungDaemonIsNoticedAndFoundAgain(t *testing.T) {
 		}
 		r.cut() // the kernel closes what a killed daemon had
 		r.set(func(d *daemon) { d.stuck = false })
-		time.Sleep(time.Minute) //nolint:forbidigo // virtual time
+		time.Sleep(time.Minute)
 		r.log.wants(t, "connected", "disconnected", "connected")
 		if _, err := r.hostname(t.Context()); err != nil {
 			t.Errorf("after it came back: %v", err)
@@ -172,7 +176,8 @@ func TestHungDaemonIsNoticedAndFoundAgain(t *testing.T) {
 }
 
 func TestCutConnection(t *testing.T) {
-	withRig(t, nil, func(t *testing.T, r rig) {
+	withRig(t, nil, func(r rig) {
+		t := r.t
 		release := make(chan struct{})
 		defer close(release)
 		r.set(func(d *daemon) { d.script[procHostname] = waitRelease(release) })
@@ -185,7 +190,7 @@ func TestCutConnection(t *testing.T) {
 		r.log.wants(t, "connected", "disconnected")
 		_, err := r.hostname(t.Context())
 		wantKind(t, "a call meanwhile", err, fault.Unavailable)
-		time.Sleep(20 * time.Second) //nolint:forbidigo // virtual time
+		time.Sleep(20 * time.Second)
 		tried := r.dialled()
 		if tried < 6 || tried > 14 {
 			t.Errorf("%d dials in all after 20s away, want a few, with growing sleeps", tried)
@@ -197,7 +202,7 @@ func TestCutConnection(t *testing.T) {
 			}
 		})
 		r.set(func(d *daemon) { d.away = nil })
-		time.Sleep(6 * time.Second) //nolint:forbidigo // virtual time
+		time.Sleep(6 * time.Second)
 		r.log.wants(t, "connected", "disconnected", "connected")
 		if want := 2 * len(eventIDs()); registered != want {
 			t.Errorf("%d subscriptions in all when it said connected, want %d: anew on the new connection, before", registered, want)
@@ -207,7 +212,8 @@ func TestCutConnection(t *testing.T) {
 
 func TestOpenWhileLibvirtIsAway(t *testing.T) {
 	away := func(d *daemon, _ *Config) { d.away = errors.New("no such file") }
-	withRig(t, away, func(t *testing.T, r rig) {
+	withRig(t, away, func(r rig) {
+		t := r.t
 		_, err := r.d.List(t.Context())
 		wantKind(t, "List", err, fault.Unavailable)
 		if fault.HintOf(err) == "" {
@@ -215,13 +221,14 @@ func TestOpenWhileLibvirtIsAway(t *testing.T) {
 		}
 		r.log.wants(t)
 		r.set(func(d *daemon) { d.away = nil })
-		time.Sleep(6 * time.Second) //nolint:forbidigo // virtual time
+		time.Sleep(6 * time.Second)
 		r.log.wants(t, "connected")
 	})
 }
 
 func TestCallerThatLeavesHarmsNobody(t *testing.T) {
-	withRig(t, nil, func(t *testing.T, r rig) {
+	withRig(t, nil, func(r rig) {
+		t := r.t
 		release := make(chan struct{})
 		r.set(func(d *daemon) { d.script[procHostname] = waitRelease(release) })
 		ctx, cancel := context.WithCancel(t.Context())
@@ -246,7 +253,8 @@ func TestCallerThatLeavesHarmsNobody(t *testing.T) {
 }
 
 func TestCallsInFlightAreBounded(t *testing.T) {
-	withRig(t, nil, func(t *testing.T, r rig) {
+	withRig(t, nil, func(r rig) {
+		t := r.t
 		release := make(chan struct{})
 		r.set(func(d *daemon) { d.script[procHostname] = waitRelease(release) })
 		done := make(chan error, 6)
@@ -273,7 +281,8 @@ func TestEventsKeepTheirOrder(t *testing.T) {
 	early := func(d *daemon, _ *Config) {
 		d.onOpen = func(c *daemonConn) { c.lifecycle(id, golibvirt.DomainEventStarted, 1) }
 	}
-	withRig(t, early, func(t *testing.T, r rig) {
+	withRig(t, early, func(r rig) {
+		t := r.t
 		c := r.events(t)
 		for i := range 3 {
 			c.event(procIteration, "d", id, 1, i+1)
@@ -300,10 +309,11 @@ func TestEventsKeepTheirOrder(t *testing.T) {
 func TestImpossiblePacketEndsTheConnection(t *testing.T) {
 	for _, size := range []uint32{0, 4, 27, maxPacket + 1} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			withRig(t, nil, func(t *testing.T, r rig) {
+			withRig(t, nil, func(r rig) {
+				t := r.t
 				c := r.events(t)
 				_, _ = c.conn.Write(xdr(size))
-				time.Sleep(5 * time.Second) //nolint:forbidigo // virtual time
+				time.Sleep(5 * time.Second)
 				r.log.wants(t, "connected", "disconnected", "connected")
 			})
 		})
@@ -312,7 +322,8 @@ func TestImpossiblePacketEndsTheConnection(t *testing.T) {
 
 func TestBacklogOfASlowSubscriberStartsAnew(t *testing.T) {
 	small := func(_ *daemon, c *Config) { c.EventBacklog = 10 }
-	withRig(t, small, func(t *testing.T, r rig) {
+	withRig(t, small, func(r rig) {
+		t := r.t
 		gate, began := make(chan struct{}), make(chan struct{}, 1)
 		r.d.Subscribe(func(ev virt.Event) {
 			if ev.Kind == virt.EventStarted {
@@ -334,7 +345,7 @@ func TestBacklogOfASlowSubscriberStartsAnew(t *testing.T) {
 			t.Error("a call right after the backlog was full worked, want a session that starts anew")
 		}
 		close(gate)
-		time.Sleep(5 * time.Second) //nolint:forbidigo // virtual time
+		time.Sleep(5 * time.Second)
 		synctest.Wait()
 		r.log.mu.Lock()
 		defer r.log.mu.Unlock()
@@ -345,7 +356,8 @@ func TestBacklogOfASlowSubscriberStartsAnew(t *testing.T) {
 }
 
 func TestCloseEndsEverything(t *testing.T) {
-	withRig(t, nil, func(t *testing.T, r rig) {
+	withRig(t, nil, func(r rig) {
+		t := r.t
 		release := make(chan struct{})
 		defer close(release)
 		r.set(func(d *daemon) { d.script[procHostname] = waitRelease(release) })
