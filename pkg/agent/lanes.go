@@ -181,9 +181,3 @@ func (l *lanes) room(ctx context.Context, max int) (waited bool, err error) {
 		}
 	}
 }
-
-// idle waits until no task runs or waits.
-func (l *lanes) idle(ctx context.Context) error {
-	_, err := l.room(ctx, 1)
-	return err
-}

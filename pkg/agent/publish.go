@@ -8,7 +8,6 @@ import (
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
 	"github.com/compute-agent/compute-agent/internal/version"
-	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/migration"
@@ -296,9 +295,4 @@ func (a *Agent) hostView() api.HostView {
 		}
 	}
 	return v
-}
-
-// asUnavailable says which side is away.
-func asUnavailable(err error, what string) error {
-	return fault.WrapAs(fault.Unavailable, err, "", what)
 }
