@@ -58,6 +58,7 @@ func (a *Agent) begin(ctx context.Context, t Task, held bool) (*job, error) {
 	j.args = args
 	e := a.endpoints[t.Method]
 	if e.op == OpRebootSoft && !j.resumed {
+		j.task.DomainID = -1 // off, or not known: any number that runs later is a new start
 		if d, err := a.hv.Lookup(ctx, t.Instance); err == nil {
 			j.task.DomainID = d.ID
 		}
