@@ -58,8 +58,9 @@ func (c *threadContext) open() *liveContext {
 		return l
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.openLocked()
+	l := c.openLocked()
+	c.mu.Unlock()
+	return l
 }
 
 func (c *threadContext) openLocked() *liveContext {
