@@ -33,10 +33,7 @@ func (c *threadContext) Err() error {
 	if l := c.live.Load(); l != nil {
 		return l.Err()
 	}
-	c.mu.Lock()
-	ended := c.ended
-	c.mu.Unlock()
-	if ended {
+	if c.hasEnded() {
 		return c.open().Err()
 	}
 	return c.parent.Err()
@@ -53,26 +50,29 @@ func (c *threadContext) Value(key any) any {
 	return c.parent.Value(key)
 }
 
+// open makes the live context if there is none. What it calls goes deep, on a
+// stack that is to stay small: so it makes the context before it takes the
+// lock, and lets go of its own if another was quicker.
 func (c *threadContext) open() *liveContext {
 	if l := c.live.Load(); l != nil {
 		return l
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.openLocked()
-}
-
-func (c *threadContext) openLocked() *liveContext {
-	if l := c.live.Load(); l != nil {
+	l := &liveContext{}
+	l.Context, l.cancel = context.WithCancelCause(c.parent)
+	if c.live.CompareAndSwap(nil, l) {
+		if c.hasEnded() {
+			l.cancel(c.err)
+		}
 		return l
 	}
-	ctx, cancel := context.WithCancelCause(c.parent)
-	l := &liveContext{Context: ctx, cancel: cancel}
-	if c.ended {
-		cancel(c.err)
-	}
-	c.live.Store(l)
-	return l
+	l.cancel(nil)
+	return c.live.Load()
+}
+
+func (c *threadContext) hasEnded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended
 }
 
 // end ends the context of a settled thread. Its cause is the thread's error,

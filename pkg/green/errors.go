@@ -68,7 +68,10 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// givenUp is the error of a wait that ctx ended.
+// givenUp is the error of a wait that ctx ended. It is not inlined, to keep the
+// frames of those who wait small (see await).
+//
+//go:noinline
 func givenUp(ctx context.Context) error {
 	return fmt.Errorf("%w: %w", ErrWaitGivenUp, context.Cause(ctx))
 }

@@ -3,6 +3,7 @@ package green
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 )
 
 // An Event is sent once, with a value or an error, and wakes everybody who
@@ -13,8 +14,8 @@ import (
 // Who waits belongs to a generation: a Reset, even followed by another Send,
 // doesn't take away the outcome of the Send that woke them.
 type Event[T any] struct {
-	mu  sync.Mutex
-	gen *generation[T] // nil until somebody sends or waits
+	mu  sync.Mutex                    // guards sending, and changes of gen
+	gen atomic.Pointer[generation[T]] // nil until somebody sends or waits
 }
 
 type generation[T any] struct {
@@ -59,10 +60,10 @@ func (e *Event[T]) Done() <-chan struct{} { return e.generation().done }
 func (e *Event[T]) Reset() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.gen == nil || !e.gen.sent() {
+	if gen := e.gen.Load(); gen == nil || !gen.sent() {
 		return ErrNotSent
 	}
-	e.gen = nil
+	e.gen.Store(nil)
 	return nil
 }
 
@@ -78,17 +79,23 @@ func (e *Event[T]) send(v T, err error) error {
 	return nil
 }
 
+// generation is without the lock where it can be, for a crowd of waiters.
 func (e *Event[T]) generation() *generation[T] {
+	if gen := e.gen.Load(); gen != nil {
+		return gen
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.generationLocked()
 }
 
 func (e *Event[T]) generationLocked() *generation[T] {
-	if e.gen == nil {
-		e.gen = &generation[T]{done: make(chan struct{})}
+	gen := e.gen.Load()
+	if gen == nil {
+		gen = &generation[T]{done: make(chan struct{})}
+		e.gen.Store(gen)
 	}
-	return e.gen
+	return gen
 }
 
 func (g *generation[T]) sent() bool {

@@ -176,20 +176,34 @@ func (c *core) kill(cause error, alsoRunning bool) bool {
 	if cause == nil {
 		cause = ErrKilled
 	}
-	c.mu.Lock()
-	if c.state.CompareAndSwap(statePending, stateSettled) {
-		c.err = cause
-		c.undelayLocked()
-		c.mu.Unlock()
-		c.finish()
+	if c.killPending(cause) {
 		return true
 	}
-	defer c.mu.Unlock()
 	if !alsoRunning || c.state.Load() != stateRunning {
 		return false
 	}
+	l := c.context().open()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state.Load() != stateRunning {
+		return false
+	}
 	c.killed = true
-	c.context().openLocked().cancel(cause) // runs no foreign code
+	l.cancel(cause) // runs no foreign code
+	return true
+}
+
+// killPending ends a thread that has not begun.
+func (c *core) killPending(cause error) bool {
+	c.mu.Lock()
+	if !c.state.CompareAndSwap(statePending, stateSettled) {
+		c.mu.Unlock()
+		return false
+	}
+	c.err = cause
+	c.undelayLocked()
+	c.mu.Unlock()
+	c.finish()
 	return true
 }
 
