@@ -60,10 +60,10 @@ type Delivery struct {
 
 // CastReader reads one host's casts in order.
 type CastReader interface {
-	// Next waits for at least one cast and gives up to max that are there. When it
+	// Next waits for at least one cast and gives up to limit that are there. When it
 	// gives an error no cast is lost. ctx's end is its cause; unavailable means that
 	// the bus is away, try again.
-	Next(ctx context.Context, max int) ([]Delivery, error)
+	Next(ctx context.Context, limit int) ([]Delivery, error)
 	// Unacked tells how many casts were delivered earlier, to this or a former
 	// reader, and are not acknowledged; they come again within AckWait.
 	Unacked(ctx context.Context) (int, error)
