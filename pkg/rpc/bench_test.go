@@ -264,3 +264,31 @@ func BenchmarkLoneCast(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkEvents stores events in order, one by one and many at once.
+func BenchmarkEvents(b *testing.B) {
+	body := make([]byte, 300)
+	event := func(i int) rpc.Event {
+		return rpc.Event{Host: "node1", Kind: "task", ID: fmt.Sprint(i), MsgID: fmt.Sprint(i), Body: body}
+	}
+	b.Run("one", func(b *testing.B) {
+		c := benchDial(b, benchServer(b))
+		for i := range b.N {
+			if err := c.Publish(b.Context(), event(i)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("all", func(b *testing.B) {
+		c := benchDial(b, benchServer(b))
+		for i := 0; i < b.N; i += 256 {
+			var batch []rpc.Event
+			for k := range min(256, b.N-i) {
+				batch = append(batch, event(i+k))
+			}
+			if _, err := c.PublishAll(b.Context(), batch); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

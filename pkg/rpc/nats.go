@@ -55,7 +55,7 @@ func Dial(ctx context.Context, cfg Config) (Transport, error) {
 		c.end(err)
 		return nil, connectFault(err, cfg)
 	}
-	if c.js, err = jetstream.New(c.nc, jetstream.WithDefaultTimeout(cfg.PublishTimeout)); err != nil {
+	if c.js, err = jetstream.New(c.nc, jetstream.WithDefaultTimeout(cfg.PublishTimeout), jetstream.WithPublishAsyncTimeout(cfg.PublishTimeout)); err != nil {
 		_ = c.Close()
 		return nil, fault.WrapAs(fault.Internal, err, "connect", "")
 	}

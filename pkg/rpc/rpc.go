@@ -153,6 +153,10 @@ type Agent interface {
 	Casts(ctx context.Context, host string) (CastReader, error)
 	// Publish stores an event and returns when the stream has it.
 	Publish(ctx context.Context, e Event) error
+	// PublishAll stores events in this order with many on their way at once, and tells
+	// how many from the front are stored; fewer than all come with an error. What is
+	// behind them may be stored or not: publish it again with the same MsgIDs.
+	PublishAll(ctx context.Context, events []Event) (stored int, err error)
 	Views
 }
 
