@@ -168,76 +168,83 @@ func benchServer(b *testing.B) string {
 // BenchmarkCast compares cast → Next → Ack with a bare JetStream publish → consume
 // → ack of the same payload; 64 senders.
 func BenchmarkCast(b *testing.B) {
-	const senders = 64
-	args := []byte(`{"instance":"0b6e8e43-9a1c-4a55-8a5b-0c1d2e3f4a5b"}`)
-	b.Run("transport", func(b *testing.B) {
-		url := benchServer(b)
-		ctl, agent := benchDial(b, url), benchDial(b, url)
-		r, err := agent.Casts(b.Context(), "node1")
-		if err != nil {
-			b.Fatal(err)
-		}
-		var id atomic.Int64
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			for got := 0; got < b.N; {
-				batch, err := r.Next(b.Context(), 256)
-				if err != nil {
+	b.Run("transport", benchCast)
+	b.Run("bare", benchBareCast)
+}
+
+const (
+	benchSenders  = 64
+	benchCastArgs = `{"instance":"0b6e8e43-9a1c-4a55-8a5b-0c1d2e3f4a5b"}`
+)
+
+func benchCast(b *testing.B) {
+	url := benchServer(b)
+	ctl, agent := benchDial(b, url), benchDial(b, url)
+	r, err := agent.Casts(b.Context(), "node1")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var id atomic.Int64
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for got := 0; got < b.N; {
+			batch, err := r.Next(b.Context(), 256)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			for _, d := range batch {
+				if err := d.Ack(); err != nil {
 					b.Error(err)
-					return
 				}
-				for _, d := range batch {
-					if err := d.Ack(); err != nil {
-						b.Error(err)
-					}
-				}
-				got += len(batch)
 			}
-		})
-		inFlight(b, senders, func() {
-			if err := ctl.Cast(b.Context(), "node1", rpc.Message{Method: "start_instance", RequestID: fmt.Sprint(id.Add(1)), Version: "1.0", Args: args}); err != nil {
-				b.Error(err)
-			}
-		})
-		wg.Wait()
+			got += len(batch)
+		}
 	})
-	b.Run("bare", func(b *testing.B) {
-		url := benchServer(b)
-		benchDial(b, url) // makes the streams
-		ctl, err := jetstream.New(benchConnect(b, url))
-		if err != nil {
-			b.Fatal(err)
+	inFlight(b, benchSenders, func() {
+		if err := ctl.Cast(b.Context(), "node1", rpc.Message{Method: "start_instance", RequestID: fmt.Sprint(id.Add(1)), Version: "1.0", Args: []byte(benchCastArgs)}); err != nil {
+			b.Error(err)
 		}
-		agent, err := jetstream.New(benchConnect(b, url))
-		if err != nil {
-			b.Fatal(err)
-		}
-		durable, err := agent.CreateConsumer(b.Context(), "COMPUTE_CASTS", jetstream.ConsumerConfig{
-			Durable: "node1", FilterSubject: "compute.cast.node1.*", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 20_000,
-		})
-		if err != nil {
-			b.Fatal(err)
-		}
-		var wg sync.WaitGroup
-		wg.Add(b.N)
-		consuming, err := durable.Consume(func(m jetstream.Msg) {
-			if err := m.Ack(); err != nil {
-				b.Error(err)
-			}
-			wg.Done()
-		})
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer consuming.Stop()
-		var id atomic.Int64
-		inFlight(b, senders, func() {
-			if _, err := ctl.Publish(b.Context(), "compute.cast.node1.start_instance", args, jetstream.WithMsgID(fmt.Sprint(id.Add(1)))); err != nil {
-				b.Error(err)
-			}
-		})
-		wg.Wait()
 	})
+	wg.Wait()
+}
+
+func benchBareCast(b *testing.B) {
+	url := benchServer(b)
+	benchDial(b, url) // makes the streams
+	ctl, err := jetstream.New(benchConnect(b, url))
+	if err != nil {
+		b.Fatal(err)
+	}
+	agent, err := jetstream.New(benchConnect(b, url))
+	if err != nil {
+		b.Fatal(err)
+	}
+	durable, err := agent.CreateConsumer(b.Context(), "COMPUTE_CASTS", jetstream.ConsumerConfig{
+		Durable: "node1", FilterSubject: "compute.cast.node1.*", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 20_000,
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Add(b.N)
+	consuming, err := durable.Consume(func(m jetstream.Msg) {
+		if err := m.Ack(); err != nil {
+			b.Error(err)
+		}
+		wg.Done()
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer consuming.Stop()
+	var id atomic.Int64
+	inFlight(b, benchSenders, func() {
+		if _, err := ctl.Publish(b.Context(), "compute.cast.node1.start_instance", []byte(benchCastArgs), jetstream.WithMsgID(fmt.Sprint(id.Add(1)))); err != nil {
+			b.Error(err)
+		}
+	})
+	wg.Wait()
 }
 
 // BenchmarkLoneCast measures one cast at a time, from Cast to its delivery.
@@ -263,4 +270,32 @@ func BenchmarkLoneCast(b *testing.B) {
 			}
 		}
 	}
+}
+
+// BenchmarkEvents stores events in order, one by one and many at once.
+func BenchmarkEvents(b *testing.B) {
+	body := make([]byte, 300)
+	event := func(i int) rpc.Event {
+		return rpc.Event{Host: "node1", Kind: "task", ID: fmt.Sprint(i), MsgID: fmt.Sprint(i), Body: body}
+	}
+	b.Run("one", func(b *testing.B) {
+		c := benchDial(b, benchServer(b))
+		for i := range b.N {
+			if err := c.Publish(b.Context(), event(i)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("all", func(b *testing.B) {
+		c := benchDial(b, benchServer(b))
+		for i := 0; i < b.N; i += 256 {
+			var batch []rpc.Event
+			for k := range min(256, b.N-i) {
+				batch = append(batch, event(i+k))
+			}
+			if _, err := c.PublishAll(b.Context(), batch); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }

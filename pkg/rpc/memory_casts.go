@@ -175,15 +175,13 @@ func (c *memConn) Casts(_ context.Context, host string) (CastReader, error) {
 }
 
 // Next implements [CastReader].
-func (r *memReader) Next(ctx context.Context, max int) ([]Delivery, error) {
-	if max < 1 {
-		max = 1
-	}
+func (r *memReader) Next(ctx context.Context, limit int) ([]Delivery, error) {
+	limit = max(limit, 1)
 	for {
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
-		batch, due, err := r.collect(max)
+		batch, due, err := r.collect(limit)
 		if err != nil || len(batch) > 0 {
 			return batch, err
 		}
@@ -194,7 +192,7 @@ func (r *memReader) Next(ctx context.Context, max int) ([]Delivery, error) {
 }
 
 // collect takes what may be delivered now, or says when something comes again.
-func (r *memReader) collect(max int) (batch []Delivery, due time.Time, err error) {
+func (r *memReader) collect(limit int) (batch []Delivery, due time.Time, err error) {
 	b := r.conn.bus
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -204,10 +202,10 @@ func (r *memReader) collect(max int) (batch []Delivery, due time.Time, err error
 	if r.conn.cut {
 		return nil, due, nil
 	}
-	take := min(max, len(r.late))
+	take := min(limit, len(r.late))
 	batch, r.late = append(batch, r.late[:take]...), r.late[take:]
 	q, now := b.casts.queue(r.host), time.Now()
-	for len(batch) < max {
+	for len(batch) < limit {
 		m := q.nextLocked(now)
 		if m == nil {
 			break

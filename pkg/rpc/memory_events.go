@@ -40,6 +40,16 @@ func (c *memConn) Publish(ctx context.Context, e Event) error {
 	return c.store(ctx, p, func() { c.bus.storeEventLocked(subject, e) })
 }
 
+// PublishAll implements [Agent].
+func (c *memConn) PublishAll(ctx context.Context, events []Event) (stored int, err error) {
+	for i, e := range events {
+		if err := c.Publish(ctx, e); err != nil {
+			return i, err
+		}
+	}
+	return len(events), nil
+}
+
 func (b *Bus) storeEventLocked(subject string, e Event) {
 	s, now := &b.events, time.Now()
 	for len(s.stored) > 0 && now.Sub(s.stored[0].At) > b.opts.eventsMaxAge {

@@ -21,12 +21,12 @@ type natsConn struct {
 	nc    *nats.Conn
 	js    jetstream.JetStream
 
-	closing sync.Once
-	closed  chan struct{} // closed by Close
+	life context.Context         //nolint:containedctx // ends with Close
+	end  context.CancelCauseFunc // ends life
 
 	mu      sync.Mutex
 	up      chan struct{}           // closed while connected
-	epoch   context.Context         //nolint:containedctx // ends when the connection is lost: what waits on it ends too
+	epoch   context.Context         //nolint:containedctx // a part of life: ends when the connection is lost, and all that waits for an answer with it
 	lose    context.CancelCauseFunc // ends epoch
 	watches []*stateWatch
 }
@@ -44,32 +44,33 @@ func Dial(ctx context.Context, cfg Config) (Transport, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, fault.Wrap(err, "connect", strings.Join(cfg.URLs, ","))
 	}
-	c := &natsConn{cfg: cfg, names: names{cfg.Prefix}, up: make(chan struct{}), closed: make(chan struct{})}
-	life := context.WithoutCancel(ctx)
-	c.epoch, c.lose = context.WithCancelCause(life)
-	opts, err := c.options(life)
+	c := &natsConn{cfg: cfg, names: names{cfg.Prefix}, up: make(chan struct{})}
+	c.life, c.end = context.WithCancelCause(context.WithoutCancel(ctx))
+	c.epoch, c.lose = context.WithCancelCause(c.life)
+	opts, err := c.options()
 	if err != nil {
 		return nil, err
 	}
 	if c.nc, err = nats.Connect(strings.Join(cfg.URLs, ","), opts...); err != nil {
+		c.end(err)
 		return nil, connectFault(err, cfg)
 	}
-	if c.js, err = jetstream.New(c.nc, jetstream.WithDefaultTimeout(cfg.PublishTimeout)); err != nil {
-		c.nc.Close()
+	if c.js, err = jetstream.New(c.nc, jetstream.WithDefaultTimeout(cfg.PublishTimeout), jetstream.WithPublishAsyncTimeout(cfg.PublishTimeout)); err != nil {
+		_ = c.Close()
 		return nil, fault.WrapAs(fault.Internal, err, "connect", "")
 	}
 	c.setUp()
 	if cfg.AutoSetup {
 		if err := Setup(ctx, c); err != nil {
-			c.nc.Close()
+			_ = c.Close()
 			return nil, err
 		}
 	}
 	return c, nil
 }
 
-// options translates the configuration. life outlives Dial.
-func (c *natsConn) options(life context.Context) ([]nats.Option, error) {
+// options translates the configuration.
+func (c *natsConn) options() ([]nats.Option, error) {
 	cfg := c.cfg
 	opts := []nats.Option{
 		nats.Name(cfg.Name),
@@ -80,7 +81,7 @@ func (c *natsConn) options(life context.Context) ([]nats.Option, error) {
 		nats.ReconnectBufSize(-1), // nothing is promised while the server is away
 		nats.PingInterval(cfg.PingInterval),
 		nats.MaxPingsOutstanding(2),
-		nats.DisconnectErrHandler(func(*nats.Conn, error) { c.setDown(life) }),
+		nats.DisconnectErrHandler(func(*nats.Conn, error) { c.setDown() }),
 		nats.ReconnectHandler(func(*nats.Conn) { c.setUp() }),
 		nats.ErrorHandler(func(_ *nats.Conn, s *nats.Subscription, err error) { c.asyncError(s, err) }),
 	}
@@ -133,7 +134,7 @@ func (c *natsConn) asyncError(s *nats.Subscription, err error) {
 }
 
 // setDown notes the loss of the connection; what waits for an answer learns it.
-func (c *natsConn) setDown(life context.Context) {
+func (c *natsConn) setDown() {
 	c.mu.Lock()
 	select {
 	case <-c.up:
@@ -143,7 +144,7 @@ func (c *natsConn) setDown(life context.Context) {
 	}
 	c.up = make(chan struct{})
 	lose := c.lose
-	c.epoch, c.lose = context.WithCancelCause(life)
+	c.epoch, c.lose = context.WithCancelCause(c.life)
 	c.mu.Unlock()
 	lose(errAway("wait"))
 	c.tell(false)
@@ -199,14 +200,8 @@ func (c *natsConn) OnState(fn func(connected bool)) (cancel func()) {
 
 // Close implements [Transport].
 func (c *natsConn) Close() error {
-	c.closing.Do(func() {
-		close(c.closed)
-		c.mu.Lock()
-		lose := c.lose
-		c.mu.Unlock()
-		lose(errClosed("wait"))
-		c.nc.Close()
-	})
+	c.end(errClosed("wait"))
+	c.nc.Close()
 	return nil
 }
 

@@ -66,6 +66,7 @@ func (c *natsConn) Serve(ctx context.Context, info ServiceInfo, h Handler) (stop
 		s.cancel(err)
 		return nil, err
 	}
+	context.AfterFunc(c.life, func() { s.cancel(errStopped()) })
 	return sync.OnceValue(s.stop), nil
 }
 

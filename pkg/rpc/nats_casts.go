@@ -30,18 +30,26 @@ func (c *natsConn) publish(ctx context.Context, m *nats.Msg) error {
 	}
 	bounded, cancel := c.bounded(ctx)
 	defer cancel()
+	_, epoch := c.state()
+	defer context.AfterFunc(epoch, cancel)()
 	_, err := c.js.PublishMsg(bounded, m)
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case ctx.Err() != nil:
-		return fault.Wrap(context.Cause(ctx), "publish", m.Subject)
-	case bounded.Err() != nil && c.usable("publish") == nil:
-		return notStored(m.Subject, c.cfg.PublishTimeout).Because(err)
-	case bounded.Err() != nil:
-		return c.usable("publish")
 	}
-	return natsFault(err, "publish", m.Subject)
+	return c.publishFault(ctx, epoch, err, m.Subject)
+}
+
+// publishFault tells why a message may not be stored.
+func (c *natsConn) publishFault(ctx, epoch context.Context, err error, subject string) error {
+	switch {
+	case ctx.Err() != nil:
+		return fault.Wrap(context.Cause(ctx), "publish", subject)
+	case epoch.Err() != nil:
+		return fault.Wrap(context.Cause(epoch), "publish", subject)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
+		return notStored(subject, c.cfg.PublishTimeout).Because(err)
+	}
+	return natsFault(err, "publish", subject)
 }
 
 // natsCasts reads a host's durable consumer.
@@ -106,15 +114,13 @@ func (c *natsConn) consumerInfo(ctx context.Context, host string) (*jetstream.Co
 }
 
 // Next implements [CastReader]. It is for one caller at a time.
-func (r *natsCasts) Next(ctx context.Context, max int) ([]Delivery, error) {
-	if max < 1 {
-		max = 1
-	}
+func (r *natsCasts) Next(ctx context.Context, limit int) ([]Delivery, error) {
+	limit = max(limit, 1)
 	for {
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
-		m, err := r.pull.next(ctx, max)
+		m, err := r.pull.next(ctx, limit)
 		if errors.Is(err, errTrouble) {
 			err = r.repair(ctx)
 		}
@@ -123,19 +129,19 @@ func (r *natsCasts) Next(ctx context.Context, max int) ([]Delivery, error) {
 		}
 		if m != nil {
 			r.patience.reset()
-			return r.fill(m, max), nil
+			return r.fill(m, limit), nil
 		}
 	}
 }
 
 // fill makes a batch of m and what has come with it.
-func (r *natsCasts) fill(m *nats.Msg, max int) []Delivery {
+func (r *natsCasts) fill(m *nats.Msg, limit int) []Delivery {
 	var batch []Delivery
 	for m != nil {
 		if d, ok := r.delivery(m); ok {
 			batch = append(batch, d)
 		}
-		if len(batch) == max {
+		if len(batch) == limit {
 			return batch
 		}
 		var err error

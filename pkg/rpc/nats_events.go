@@ -10,15 +10,76 @@ import (
 
 // Publish implements [Agent].
 func (c *natsConn) Publish(ctx context.Context, e Event) error {
-	subject, err := c.names.encodeEvent(e)
+	m, err := c.eventMessage(e)
 	if err != nil {
 		return err
+	}
+	return c.publish(ctx, m)
+}
+
+func (c *natsConn) eventMessage(e Event) (*nats.Msg, error) {
+	subject, err := c.names.encodeEvent(e)
+	if err != nil {
+		return nil, err
 	}
 	m := &nats.Msg{Subject: subject, Data: e.Body}
 	if e.MsgID != "" {
 		m.Header = nats.Header{headerMsgID: {e.MsgID}}
 	}
-	return c.publish(ctx, m)
+	return m, nil
+}
+
+// eventsInFlight is how many events wait for their confirmation at most.
+const eventsInFlight = 512
+
+// PublishAll implements [Agent].
+func (c *natsConn) PublishAll(ctx context.Context, events []Event) (stored int, err error) {
+	for len(events) > 0 {
+		n := min(len(events), eventsInFlight)
+		done, err := c.publishSome(ctx, events[:n])
+		stored += done
+		if err != nil {
+			return stored, err
+		}
+		events = events[n:]
+	}
+	return stored, nil
+}
+
+// publishSome sends all, then waits for all.
+func (c *natsConn) publishSome(ctx context.Context, events []Event) (stored int, err error) {
+	if err := c.usable("publish"); err != nil {
+		return 0, err
+	}
+	bounded, cancel := c.bounded(ctx)
+	defer cancel()
+	_, epoch := c.state()
+	defer context.AfterFunc(epoch, cancel)()
+	futures := make([]jetstream.PubAckFuture, 0, len(events))
+	var failed error // of the first one that could not be sent
+	for _, e := range events {
+		m, err := c.eventMessage(e)
+		if err != nil {
+			failed = err
+			break
+		}
+		future, err := c.js.PublishMsgAsync(m)
+		if err != nil {
+			failed = c.publishFault(ctx, epoch, err, m.Subject)
+			break
+		}
+		futures = append(futures, future)
+	}
+	for i, future := range futures {
+		select {
+		case <-future.Ok():
+		case err := <-future.Err():
+			return i, c.publishFault(ctx, epoch, err, future.Msg().Subject)
+		case <-bounded.Done():
+			return i, c.publishFault(ctx, epoch, bounded.Err(), future.Msg().Subject)
+		}
+	}
+	return len(futures), failed
 }
 
 // natsEvents reads the event stream.

@@ -130,7 +130,7 @@ func (f *follower) resume(ctx context.Context) error {
 	up, _ := f.conn.state()
 	select {
 	case <-up:
-	case <-f.conn.closed:
+	case <-f.conn.life.Done():
 		return errClosed("read")
 	case <-f.gone:
 		return errReaderClosed()

@@ -142,7 +142,7 @@ func (p *puller) ask(ctx context.Context, want int) error {
 	default:
 		select {
 		case <-up:
-		case <-p.conn.closed:
+		case <-p.conn.life.Done():
 			return errClosed("read")
 		case <-p.gone:
 			return errReaderClosed()

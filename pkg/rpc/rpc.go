@@ -60,10 +60,10 @@ type Delivery struct {
 
 // CastReader reads one host's casts in order.
 type CastReader interface {
-	// Next waits for at least one cast and gives up to max that are there. When it
+	// Next waits for at least one cast and gives up to limit that are there. When it
 	// gives an error no cast is lost. ctx's end is its cause; unavailable means that
 	// the bus is away, try again.
-	Next(ctx context.Context, max int) ([]Delivery, error)
+	Next(ctx context.Context, limit int) ([]Delivery, error)
 	// Unacked tells how many casts were delivered earlier, to this or a former
 	// reader, and are not acknowledged; they come again within AckWait.
 	Unacked(ctx context.Context) (int, error)
@@ -153,6 +153,10 @@ type Agent interface {
 	Casts(ctx context.Context, host string) (CastReader, error)
 	// Publish stores an event and returns when the stream has it.
 	Publish(ctx context.Context, e Event) error
+	// PublishAll stores events in this order with many on their way at once, and tells
+	// how many from the front are stored; fewer than all come with an error. What is
+	// behind them may be stored or not: publish it again with the same MsgIDs.
+	PublishAll(ctx context.Context, events []Event) (stored int, err error)
 	Views
 }
 

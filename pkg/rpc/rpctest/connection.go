@@ -64,7 +64,15 @@ func connectionClosed(t *testing.T, rig *Rig) {
 	c := rig.Connect(t, "agent")
 	r, err := c.Casts(within(t), "node1")
 	must(t, "Casts", err)
-	must(t, "Close", c.Close())
+	ended := make(chan struct{})
+	_, err = c.Serve(within(t), info("node2", "m"), func(ctx context.Context, _ rpc.Message, _ func(rpc.Reply)) {
+		context.AfterFunc(ctx, func() { close(ended) })
+		time.AfterFunc(0, func() { _ = c.Close() })
+	})
+	must(t, "Serve", err)
+	_, err = rig.Connect(t, "ctl").Call(withinTime(t, 200*time.Millisecond), "node2", rpc.Message{Method: "m"})
+	wantKind(t, "Call to an agent that closes its connection", err, fault.Timeout)
+	<-ended
 	must(t, "Close again", c.Close())
 	_, err = c.Call(within(t), "node1", rpc.Message{Method: "m"})
 	wantKind(t, "Call", err, fault.Unavailable)

@@ -19,6 +19,7 @@ func eventCases() []testCase {
 		{"event/from last", eventFromLast},
 		{"event/from all and sequence", eventFromAll},
 		{"event/from now", eventFromNow},
+		{"event/many at once", eventMany},
 		{"event/refused", eventRefused},
 		{"event/next gives up with its context", eventContext},
 	}
@@ -118,6 +119,33 @@ func eventFromNow(t *testing.T, rig *Rig) {
 	r := events(t, rig.Connect(t, "ctl"), rpc.EventFilter{})
 	publish(t, agent, "node1", "task", "a", "after")
 	expect(t, r, "after")
+}
+
+func eventMany(t *testing.T, rig *Rig) {
+	agent := rig.Connect(t, "agent")
+	r := events(t, rig.Connect(t, "ctl"), rpc.EventFilter{From: rpc.FromAll})
+	var all []rpc.Event
+	for i := range 1200 {
+		all = append(all, rpc.Event{Host: "node1", Kind: "task", ID: fmt.Sprint(i % 7), MsgID: fmt.Sprint(i), Body: []byte(fmt.Sprint(i))})
+	}
+	for _, part := range [][]rpc.Event{all[:10], all, nil} { // the first ten are repetitions then
+		if n, err := agent.PublishAll(within(t), part); err != nil || n != len(part) {
+			t.Fatalf("PublishAll of %d = %d, %v", len(part), n, err)
+		}
+	}
+	for i := range all {
+		if e := next(t, r); string(e.Body) != fmt.Sprint(i) {
+			t.Fatalf("event %d is %q", i, e.Body)
+		}
+	}
+	n, err := agent.PublishAll(within(t), []rpc.Event{
+		{Host: "node1", Kind: "task", ID: "last", Body: []byte("last")}, {Host: "node1"}, {Host: "node1", Kind: "task", ID: "never", Body: []byte("never")},
+	})
+	wantKind(t, "PublishAll with a bad one", err, fault.InvalidArgument)
+	if n != 1 {
+		t.Errorf("PublishAll stored %d, want 1: what is before the bad one", n)
+	}
+	expect(t, r, "last")
 }
 
 func eventRefused(t *testing.T, rig *Rig) {
