@@ -11,18 +11,55 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 )
 
-// points lists every side effect and message of one migration that goes well.
-func points(t *testing.T, args api.MigrateArgs, prepare func(*world)) []string {
+// course is a migration that the sweeps strike.
+type course struct {
+	name   string
+	args   api.MigrateArgs
+	guest  func(*instance.Spec)
+	paused bool
+	abort  bool // two seconds after perform began
+}
+
+var courses = []course{
+	{name: "plain", args: slow},
+	{name: "aborted", args: slow, abort: true},
+	{name: "paused guest", args: slow, paused: true},
+	{name: "paused by us", args: api.MigrateArgs{BandwidthMiB: 100, Policy: "pause_now"}, guest: busy},
+	{name: "post-copy", args: api.MigrateArgs{BandwidthMiB: 100, Policy: "post_copy_now"}, guest: busy},
+}
+
+// begin starts the guest and its migration.
+func (c course) begin(w *world) (instance.Instance, *inFlight) {
+	w.t.Helper()
+	var changes []func(*instance.Spec)
+	if c.guest != nil {
+		changes = append(changes, c.guest)
+	}
+	inst := w.guest("a", changes...)
+	if c.paused {
+		if err := w.sites["a"].living().driver.Pause(w.ctx, inst.UUID); err != nil {
+			w.t.Fatal(err)
+		}
+		inst.VMState = instance.VMPaused
+	}
+	if c.abort {
+		time.AfterFunc(2*time.Second, func() {
+			if a := w.sites["a"].living(); a != nil {
+				_ = a.source.Abort(w.ctx, inst.UUID, "") // a dead agent hears nothing
+			}
+		})
+	}
+	return inst, w.migrate(inst, c.args)
+}
+
+// points lists every side effect and message of one migration that nothing strikes.
+func (c course) points(t *testing.T) []string {
 	t.Helper()
 	var seen []string
 	known := map[string]bool{}
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		defer w.close()
-		inst := w.guest("a")
-		if prepare != nil {
-			prepare(w)
-		}
 		w.setHook(func(p string) error {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -32,7 +69,8 @@ func points(t *testing.T, args api.MigrateArgs, prepare func(*world)) []string {
 			}
 			return nil
 		})
-		_, _ = w.migrate(inst, args).wait(t)
+		_, f := c.begin(w)
+		_, _ = f.wait(t)
 	})
 	return seen
 }
@@ -57,23 +95,23 @@ func (w *world) end(inst instance.Instance) instance.Migration {
 // message of a migration, and starts them again while the job still runs or when it is
 // long over.
 func TestCrashAtEveryPoint(t *testing.T) {
-	args := api.MigrateArgs{BandwidthMiB: 100} // 5 s
-	for _, point := range points(t, args, nil) {
-		for _, victims := range []string{"a", "b", "ab"} {
-			for _, away := range []time.Duration{time.Second, time.Minute} {
-				t.Run(fmt.Sprintf("%s/%s/%v", point, victims, away), func(t *testing.T) {
-					synctest.Test(t, func(t *testing.T) { crashAt(t, args, point, victims, away) })
-				})
+	for _, c := range courses {
+		for _, point := range c.points(t) {
+			for _, victims := range []string{"a", "b", "ab"} {
+				for _, away := range []time.Duration{time.Second, time.Minute} {
+					t.Run(fmt.Sprintf("%s/%s/%s/%v", c.name, point, victims, away), func(t *testing.T) {
+						synctest.Test(t, func(t *testing.T) { crashAt(t, c, point, victims, away) })
+					})
+				}
 			}
 		}
 	}
 }
 
-func crashAt(t *testing.T, args api.MigrateArgs, point, victims string, away time.Duration) {
+func crashAt(t *testing.T, c course, point, victims string, away time.Duration) {
 	t.Helper()
 	w := newWorld(t)
 	defer w.close()
-	inst := w.guest("a")
 	struck := false
 	w.setHook(func(p string) error {
 		w.mu.Lock()
@@ -93,7 +131,7 @@ func crashAt(t *testing.T, args api.MigrateArgs, point, victims string, away tim
 		})
 		return nil // the dead do nothing
 	})
-	f := w.migrate(inst, args)
+	inst, f := c.begin(w)
 	<-f.done
 	if w.sites["a"].last(migrationID).UUID == "" { // it died before it was journaled: it never was
 		<-time.After(away + time.Second)
@@ -109,21 +147,21 @@ func crashAt(t *testing.T, args api.MigrateArgs, point, victims string, away tim
 // TestFailAtEveryPoint has each side effect and each message fail once, and fail for a
 // minute; each reply is lost as well.
 func TestFailAtEveryPoint(t *testing.T) {
-	args := api.MigrateArgs{BandwidthMiB: 100}
-	for _, point := range points(t, args, nil) {
-		for _, long := range []time.Duration{0, time.Minute} {
-			t.Run(fmt.Sprintf("%s/%v", point, long), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) { failAt(t, args, point, long) })
-			})
+	for _, c := range courses {
+		for _, point := range c.points(t) {
+			for _, long := range []time.Duration{0, time.Minute} {
+				t.Run(fmt.Sprintf("%s/%s/%v", c.name, point, long), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) { failAt(t, c, point, long) })
+				})
+			}
 		}
 	}
 }
 
-func failAt(t *testing.T, args api.MigrateArgs, point string, long time.Duration) {
+func failAt(t *testing.T, c course, point string, long time.Duration) {
 	t.Helper()
 	w := newWorld(t)
 	defer w.close()
-	inst := w.guest("a")
 	var since time.Time
 	w.setHook(func(p string) error {
 		w.mu.Lock()
@@ -136,7 +174,7 @@ func failAt(t *testing.T, args api.MigrateArgs, point string, long time.Duration
 		}
 		return fault.New(fault.Unavailable, "test", point, "it fails this time")
 	})
-	f := w.migrate(inst, args)
+	inst, f := c.begin(w)
 	<-f.done
 	if w.sites["a"].last(migrationID).UUID == "" {
 		w.check(inst, "a")

@@ -47,8 +47,8 @@ func walk[W walker](ctx context.Context, w W, table []step[W], from Phase) (reac
 }
 
 // unwind undoes the steps of a table from one on, backward. A step that can't be
-// undone does not keep the others from it; the errors are joined. It stops when ctx
-// ends.
+// undone does not keep the others from it, but the record stays at the first of them,
+// so that the next unwind begins there; the errors are joined. It stops when ctx ends.
 func unwind[W walker](ctx context.Context, w W, table []step[W], from Phase) error {
 	var errs []error
 	for i := indexOf(table, from); i >= 0; i-- {
@@ -56,8 +56,10 @@ func unwind[W walker](ctx context.Context, w W, table []step[W], from Phase) err
 		if s.undo == nil {
 			continue
 		}
-		if err := w.retreat(ctx, s.name); err != nil {
-			return errors.Join(append(errs, err)...)
+		if len(errs) == 0 {
+			if err := w.retreat(ctx, s.name); err != nil {
+				return err
+			}
 		}
 		if err := s.undo(w, ctx); err != nil {
 			errs = append(errs, err)

@@ -29,7 +29,7 @@ type run struct {
 	accepted bool          // Accept has journaled it; guarded by Source.mu
 	wake     chan struct{} // one beat of the monitor, now
 
-	saving sync.Mutex // one change of the record at a time, in journal order; taken before mu
+	saving chan struct{} // holds a token: one change of the record at a time, in journal order; before mu
 
 	mu      sync.Mutex
 	rec     Record
@@ -44,7 +44,7 @@ func newRun(s *Source, rec Record) *run {
 	rec.Migration.Policy = or(rec.Migration.Policy, s.cfg.Policy)
 	return &run{
 		s: s, id: rec.Migration.UUID, instance: rec.Migration.Instance,
-		rec: rec, resumed: rec.Phase != PhaseAccept, wake: make(chan struct{}, 1),
+		rec: rec, resumed: rec.Phase != PhaseAccept, wake: make(chan struct{}, 1), saving: make(chan struct{}, 1),
 	}
 }
 
@@ -86,8 +86,12 @@ func (r *run) completedJob() *virt.Job {
 // enough, the record is as before; what must be written, because nothing can be undone
 // any more, is offered until ctx ends.
 func (r *run) save(ctx context.Context, change func(*Record)) error {
-	r.saving.Lock()
-	defer r.saving.Unlock()
+	select {
+	case r.saving <- struct{}{}:
+	case <-ctx.Done():
+		return fault.Wrap(context.Cause(ctx), op, r.id)
+	}
+	defer func() { <-r.saving }()
 	next := r.record()
 	change(&next)
 	next.UpdatedAt = time.Now()
@@ -111,8 +115,8 @@ func afterPerform(p Phase) bool { return p == PhaseSwitch || p == PhaseClean }
 
 // note changes the record and reports it; it is not worth a write to the journal.
 func (r *run) note(change func(*Record)) {
-	r.saving.Lock()
-	defer r.saving.Unlock()
+	r.saving <- struct{}{}
+	defer func() { <-r.saving }()
 	next := r.record()
 	change(&next)
 	next.Migration.UpdatedAt = time.Now()

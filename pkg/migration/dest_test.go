@@ -1,0 +1,252 @@
+package migration_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/migration"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/virt"
+)
+
+// inWorld runs a test with two hosts and a guest on the first.
+func inWorld(t *testing.T, test func(w *world, inst instance.Instance), opts ...option) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, opts...)
+		defer w.close()
+		test(w, w.guest("a"))
+	})
+}
+
+func announce(inst instance.Instance) (api.PeerMigrateArgs, api.PeerRefArgs) {
+	return api.PeerMigrateArgs{Migration: migrationID, Generation: 2, Source: "a", Instance: inst},
+		api.PeerRefArgs{Migration: migrationID, Generation: 2, Instance: inst.UUID}
+}
+
+func wantKind(t *testing.T, what string, err error, want fault.Kind) {
+	t.Helper()
+	if fault.KindOf(err) != want {
+		t.Errorf("%s: %v (kind %q), want kind %q", what, err, fault.KindOf(err), want)
+	}
+}
+
+func TestPrepareIsIdempotent(t *testing.T) {
+	inWorld(t, func(w *world, inst instance.Instance) {
+		b := w.sites["b"].living()
+		args, ref := announce(inst)
+		first, err := b.dest.Prepare(w.ctx, args)
+		wantKind(t, "Prepare", err, "")
+		said := len(w.said())
+		again, err := b.dest.Prepare(w.ctx, args)
+		wantKind(t, "Prepare again", err, "")
+		if first.URI == "" || first != again || len(w.said()) != said {
+			t.Errorf("Prepare = %+v, again %+v and it did %v; want the same and nothing done", first, again, w.said()[said:])
+		}
+		other := args
+		other.Generation = 3
+		_, err = b.dest.Prepare(w.ctx, other)
+		wantKind(t, "Prepare with another generation", err, fault.Conflict)
+		other = args
+		other.Migration = "44444444-4444-4444-8444-444444444444"
+		_, err = b.dest.Prepare(w.ctx, other)
+		wantKind(t, "Prepare by another migration", err, fault.Conflict)
+		res, err := b.dest.Post(w.ctx, ref)
+		wantKind(t, "Post", err, "")
+		if res.Owned || res.State != "" {
+			t.Errorf("Post before the guest came = %+v", res)
+		}
+		wantKind(t, "Rollback", b.dest.Rollback(w.ctx, ref), "")
+		wantKind(t, "Rollback again", b.dest.Rollback(w.ctx, ref), "")
+		_, err = b.dest.Prepare(w.ctx, args)
+		wantKind(t, "Prepare after Rollback", err, fault.Conflict)
+		w.check(inst, "a")
+	})
+}
+
+// TestRollbackFirst: the announcement is overtaken by the word that nobody comes.
+func TestRollbackFirst(t *testing.T) {
+	inWorld(t, func(w *world, inst instance.Instance) {
+		args, ref := announce(inst)
+		wantKind(t, "Rollback", w.sites["b"].living().dest.Rollback(w.ctx, ref), "")
+		_, err := w.sites["b"].living().dest.Prepare(w.ctx, args)
+		wantKind(t, "a late Prepare", err, fault.Conflict)
+		w.sites["b"].stop(migration.ErrStopping)
+		w.sites["b"].start()
+		_, err = w.sites["b"].living().dest.Prepare(w.ctx, args)
+		wantKind(t, "a late Prepare after a restart", err, fault.Conflict)
+		w.check(inst, "a")
+	})
+}
+
+func TestRollbackOfAGuestThatArrived(t *testing.T) {
+	inWorld(t, func(w *world, inst instance.Instance) {
+		if _, err := w.migrate(inst, api.MigrateArgs{}).wait(t); err != nil {
+			t.Fatal(err)
+		}
+		_, ref := announce(inst)
+		wantKind(t, "Rollback", w.sites["b"].living().dest.Rollback(w.ctx, ref), fault.Conflict)
+		res, err := w.sites["b"].living().dest.Post(w.ctx, ref)
+		if err != nil || !res.Owned || res.State != string(virt.Running) || res.DowntimeMS == 0 {
+			t.Errorf("Post = %+v, %v, want owned, running, a downtime", res, err)
+		}
+		w.check(inst, "b")
+	})
+}
+
+func TestInboundSlots(t *testing.T) {
+	inWorld(t, func(w *world, inst instance.Instance) {
+		b := w.sites["b"].living()
+		args, ref := announce(inst)
+		_, err := b.dest.Prepare(w.ctx, args)
+		wantKind(t, "Prepare", err, "")
+		second := args
+		second.Migration, second.Instance.UUID = "44444444-4444-4444-8444-444444444444", "55555555-5555-4555-8555-555555555555"
+		second.Instance.Spec.UUID = second.Instance.UUID
+		_, err = b.dest.Prepare(w.ctx, second)
+		wantKind(t, "Prepare without a slot", err, fault.Busy)
+		_, err = b.dest.Check(w.ctx, second)
+		wantKind(t, "Check without a slot", err, fault.Busy)
+		if s := fault.DetailsOf(err)["retry_after_seconds"]; s != 10 {
+			t.Errorf("retry after %v s, want 10", s)
+		}
+		wantKind(t, "Rollback", b.dest.Rollback(w.ctx, ref), "")
+		_, err = b.dest.Prepare(w.ctx, second)
+		wantKind(t, "Prepare with the slot that came free", err, "")
+		wantKind(t, "Rollback", b.dest.Rollback(w.ctx, api.PeerRefArgs{Migration: second.Migration, Generation: 2, Instance: second.Instance.UUID}), "")
+		w.check(inst, "a")
+	}, configure("b", func(c *migration.Config) { c.InboundSlots = 1 }))
+}
+
+// TestClaimRunsOut: a destination that was prepared hears nothing more.
+func TestClaimRunsOut(t *testing.T) {
+	for name, source := range map[string]func(*world){
+		"the source does not know it": func(*world) {},
+		"the source does not answer":  func(w *world) { w.sever(true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world, inst instance.Instance) {
+				args, ref := announce(inst)
+				b := w.sites["b"].living()
+				_, err := b.dest.Prepare(w.ctx, args)
+				wantKind(t, "Prepare", err, "")
+				source(w)
+				<-time.After(599 * time.Second)
+				if b.dest.Active() != 1 {
+					t.Error("the claim ended before its time")
+				}
+				<-time.After(2 * time.Second)
+				w.check(inst, "a")
+				_, err = b.driver.PrepareIncoming(w.ctx, virt.Incoming{Definition: virt.Definition{Spec: inst.Spec, Generation: 2, Migration: "other"}, Source: "a"})
+				wantKind(t, "the place is free", err, "")
+				wantKind(t, "Rollback", b.dest.Rollback(w.ctx, ref), "")
+			})
+		})
+	}
+}
+
+func TestDestCheck(t *testing.T) {
+	inWorld(t, func(w *world, inst instance.Instance) {
+		w.sites["b"].disabled = "for repairs"
+		args, _ := announce(inst)
+		args.Instance.Spec.Disks = []instance.Disk{
+			{Source: instance.DiskSource{File: "/img/local"}},
+			{Source: instance.DiskSource{File: "/img/shared"}, Shared: true},
+		}
+		args.Instance.Spec.Machine = "pc-q35-99"
+		res, err := w.sites["b"].living().dest.Check(w.ctx, args)
+		wantKind(t, "Check", err, "")
+		if len(res.Reasons) != 3 {
+			t.Errorf("reasons %q, want the disk, the host, the machine type", res.Reasons)
+		}
+		args.Source = "b"
+		res, _ = w.sites["b"].living().dest.Check(w.ctx, args)
+		if len(res.Reasons) != 4 {
+			t.Errorf("reasons %q, want also that it is the same host", res.Reasons)
+		}
+		before := len(w.said())
+		reasons, err := w.sites["a"].living().source.Check(w.ctx, inst, api.MigrateArgs{Instance: inst.UUID, Dest: "b"})
+		wantKind(t, "Source.Check", err, "")
+		if diff := cmp.Diff([]string{"the host is disabled: for repairs"}, reasons); diff != "" {
+			t.Errorf("reasons (-want +got):\n%s", diff)
+		}
+		block := true
+		reasons, err = w.sites["a"].living().source.Check(w.ctx, inst, api.MigrateArgs{Instance: inst.UUID, Dest: "a", BlockMigration: &block})
+		if err != nil || len(reasons) != 2 {
+			t.Errorf("Check to itself = %q, %v, want two reasons", reasons, err)
+		}
+		for _, line := range w.said()[before:] {
+			if line != "a ⇒ b check: ok" {
+				t.Errorf("Check did %q", line)
+			}
+		}
+		w.mu.Lock()
+		if n := len(w.sites["a"].reports); n > 0 {
+			t.Errorf("Check reported %d times", n)
+		}
+		w.mu.Unlock()
+		w.check(inst, "a")
+	})
+}
+
+func TestNoSuchMigration(t *testing.T) {
+	inWorld(t, func(w *world, inst instance.Instance) {
+		a := w.sites["a"].living()
+		wantKind(t, "Abort", a.source.Abort(w.ctx, inst.UUID, ""), fault.NotFound)
+		wantKind(t, "ForceComplete", a.source.ForceComplete(w.ctx, inst.UUID, migrationID), fault.NotFound)
+		f := w.migrate(inst, slow)
+		wantKind(t, "Abort of another one", a.source.Abort(w.ctx, inst.UUID, inst.UUID), fault.NotFound)
+		wantKind(t, "ForceComplete while nothing moves", a.source.ForceComplete(w.ctx, inst.UUID, ""), fault.Conflict)
+		second := w.migrate(inst, api.MigrateArgs{Migration: "44444444-4444-4444-8444-444444444444"})
+		_, err := second.wait(t)
+		wantKind(t, "a second migration", err, fault.Conflict)
+		if _, err := f.wait(t); err != nil {
+			t.Error(err)
+		}
+		wantKind(t, "Abort after the end", a.source.Abort(w.ctx, inst.UUID, ""), fault.NotFound)
+		w.check(inst, "b")
+	})
+}
+
+// TestAcceptedIsAbortable: between its acceptance and its turn a migration can be
+// aborted, and no restart loses that.
+func TestAcceptedIsAbortable(t *testing.T) {
+	inWorld(t, func(w *world, inst instance.Instance) {
+		a := w.sites["a"].living()
+		rec := migration.NewRecord(inst, api.MigrateArgs{Instance: inst.UUID, Dest: "b", Migration: migrationID}, "a", "request")
+		wantKind(t, "Accept", a.source.Accept(w.ctx, rec), "")
+		wantKind(t, "Abort", a.source.Abort(w.ctx, inst.UUID, migrationID), "")
+		w.sites["a"].stop(migration.ErrStopping)
+		w.sites["a"].start()
+		if m := w.ended("a", migrationID); m.Status != instance.MigrationCancelled {
+			t.Errorf("it ended as %s, want cancelled", m.Status)
+		}
+		w.check(inst, "a")
+	})
+}
+
+// TestThereAndBack: a guest comes back, with a generation above.
+func TestThereAndBack(t *testing.T) {
+	inWorld(t, func(w *world, inst instance.Instance) {
+		if _, err := w.migrate(inst, slow).wait(t); err != nil {
+			t.Fatal(err)
+		}
+		w.check(inst, "b")
+		w.mu.Lock()
+		there := w.sites["b"].instances[inst.UUID]
+		w.mu.Unlock()
+		if there.Generation != 2 || there.Host != "b" {
+			t.Errorf("the record there: %+v", there)
+		}
+		back := w.migrate(there, api.MigrateArgs{Dest: "a", Migration: "44444444-4444-4444-8444-444444444444"})
+		if _, err := back.wait(t); err != nil {
+			t.Fatal(err)
+		}
+		w.check(inst, "a")
+	})
+}
