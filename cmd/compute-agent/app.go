@@ -41,7 +41,8 @@ type app struct {
 func newApp(in io.Reader, out, err io.Writer, environ []string) *app {
 	a := &app{in: in, out: out, err: err, environ: environ, dial: dial, agent: runAgent}
 	if f, ok := out.(*os.File); ok {
-		a.terminal = term.IsTerminal(int(f.Fd()))
+		width, _, err := term.GetSize(int(f.Fd()))
+		a.terminal = err == nil && width > 0 // a terminal of unknown width gets lines
 	}
 	a.root = a.tree()
 	return a
