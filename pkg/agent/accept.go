@@ -10,6 +10,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/state"
 )
 
 // plan is what admission decided for one message, before the journal has it.
@@ -159,7 +160,8 @@ func (a *Agent) journal(ctx context.Context, plans []plan) error {
 			p := &plans[i]
 			switch {
 			case p.repeat && p.task.Style == api.Cast:
-				if err := c.event(api.EventTask, p.task.ID, p.task.ID+"/"+string(p.task.State)+"/again/"+instance.NewUUID(), p.task.event(c.host, c.now)); err != nil {
+				again := state.OutEvent{Kind: api.EventTask, ID: p.task.ID, MsgID: p.task.ID + "/again/" + instance.NewUUID()}
+				if err := c.event(again, p.task.event(c.host, c.now)); err != nil {
 					return err
 				}
 			case p.repeat:

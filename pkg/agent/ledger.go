@@ -189,7 +189,7 @@ func (c *change) putTask(t Task) error {
 	if t.Style != api.Cast {
 		return nil
 	}
-	return c.event(api.EventTask, t.ID, t.ID+"/"+string(t.State), t.event(c.host, c.now))
+	return c.event(state.OutEvent{Kind: api.EventTask, ID: t.ID, MsgID: t.ID + "/" + string(t.State), Instance: t.Instance}, t.event(c.host, c.now))
 }
 
 // putSetting writes the host's switch.
@@ -198,19 +198,20 @@ func (c *change) putSetting(s setting) error {
 	return settingTable.Put(c.tx, hostSetting, s)
 }
 
-// event puts an event into the outbox.
-func (c *change) event(kind, id, msgID string, body any) error {
+// event puts an event with that body into the outbox.
+func (c *change) event(e state.OutEvent, body any) error {
 	raw, err := rpc.JSON(body)
 	if err != nil {
 		return err
 	}
-	c.events, err = state.AppendEvent(c.tx, state.OutEvent{Kind: kind, ID: id, MsgID: c.host + "/" + msgID, Body: raw})
+	e.MsgID, e.Body = c.host+"/"+e.MsgID, raw
+	c.events, err = state.AppendEvent(c.tx, e)
 	return err
 }
 
 // instanceEvent tells what happened to an instance.
 func (c *change) instanceEvent(i instance.Instance, name, detail, requestID string) error {
-	return c.event(api.EventInstance, i.UUID, instance.NewUUID(), api.InstanceEvent{
+	return c.event(state.OutEvent{Kind: api.EventInstance, ID: i.UUID, MsgID: instance.NewUUID(), Instance: i.UUID}, api.InstanceEvent{
 		Instance: i.UUID, Host: c.host, Event: name, Detail: detail, VMState: i.VMState,
 		PowerState: i.PowerState, TaskState: i.TaskState, RequestID: requestID, At: c.now,
 	})

@@ -19,7 +19,7 @@ import (
 type machine struct {
 	mu        sync.Mutex
 	facts     virt.Host
-	connected bool
+	connected bool // and an inventory was taken since
 	foreign   int
 	problems  []string      // what waits for a person, renewed by each reconcile
 	seen      chan struct{} // closed after the first inventory that succeeded
@@ -48,8 +48,8 @@ func (m *machine) set(fn func(*machine)) {
 // queue keeps one entry a domain, so a storm of events costs one look.
 func (a *Agent) onEvent(e virt.Event) {
 	switch e.Kind {
-	case virt.EventConnected, virt.EventDisconnected:
-		a.machine.set(func(m *machine) { m.connected = e.Kind == virt.EventConnected })
+	case virt.EventDisconnected:
+		a.machine.set(func(m *machine) { m.connected = false })
 		a.views.mark(rpc.Hosts, "")
 	case virt.EventIteration, virt.EventJobCompleted:
 		return
@@ -131,7 +131,7 @@ func (a *Agent) reconcile(ctx context.Context) error {
 			problems = append(problems, fmt.Sprintf("instance %s: %s", r.Instance, r.Reason))
 		}
 	}
-	a.machine.set(func(m *machine) { m.facts, m.foreign, m.problems = facts, foreign, problems })
+	a.machine.set(func(m *machine) { m.facts, m.foreign, m.problems, m.connected = facts, foreign, problems, true })
 	pool := green.NewPool(a.cfg.RepairWorkers)
 	for _, r := range repairs {
 		if err := pool.SpawnN(ctx, func(ctx context.Context) error { a.repair(ctx, r); return nil }); err != nil {

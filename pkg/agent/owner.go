@@ -9,7 +9,9 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/inventory"
 	"github.com/compute-agent/compute-agent/pkg/migration"
+	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/state"
 )
 
 // owner is the agent's instance records as a migration changes them, and the
@@ -29,7 +31,7 @@ func (o owner) save(c *change, r migration.Record) error {
 		return nil
 	}
 	id := r.Migration.UUID
-	return c.event(api.EventMigration, id, fmt.Sprintf("%s/%s/%s/%v", id, r.Phase, r.Migration.Status, r.Undoing),
+	return c.event(state.OutEvent{Kind: api.EventMigration, ID: id, MsgID: fmt.Sprintf("%s/%s/%s/%v", id, r.Phase, r.Migration.Status, r.Undoing)},
 		api.MigrationEvent{Migration: r.Migration, At: c.now})
 }
 
@@ -67,7 +69,7 @@ func (o owner) Unclaim(ctx context.Context, r migration.Record) error { return o
 // generation appears here in the transaction that marks the claim as committed.
 func (o owner) Own(ctx context.Context, r migration.Record) error {
 	power, seen := o.a.power(ctx, r.Migration.Instance)
-	return o.a.ledger.commit(ctx, func(c *change) error {
+	err := o.a.ledger.commit(ctx, func(c *change) error {
 		inst, known, err := c.instance(r.Migration.Instance)
 		if err != nil {
 			return err
@@ -91,6 +93,10 @@ func (o owner) Own(ctx context.Context, r migration.Record) error {
 		}
 		return o.save(c, r)
 	})
+	if err == nil { // before the source hears of it and forgets the instance
+		o.a.showNow(ctx, rpc.Instances, r.Migration.Instance)
+	}
+	return err
 }
 
 // Disown implements [migration.Owner]: the guest lives on the destination, the

@@ -59,6 +59,7 @@ func (a *Agent) publishBatch(ctx context.Context) (int, error) {
 		if e.Sequence > visible {
 			break // its wake is on the way
 		}
+		a.showNow(ctx, rpc.Instances, e.Instance)
 		ectx, cancel := context.WithTimeout(ctx, a.cfg.PublishTimeout)
 		failed = a.bus.Publish(ectx, rpc.Event{Host: a.cfg.Host, Kind: e.Kind, ID: e.ID, MsgID: e.MsgID, Body: e.Body})
 		cancel()
@@ -113,6 +114,24 @@ func (v *viewSet) take() []viewKey {
 	}
 	clear(v.dirty)
 	return keys
+}
+
+// takeOne unmarks one entry; false: it was not marked.
+func (v *viewSet) takeOne(k viewKey) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	_, marked := v.dirty[k]
+	delete(v.dirty, k)
+	return marked
+}
+
+// showNow writes one entry of a view at once, if it changed: whoever hears the news
+// then finds it in the view. What can't be written stays marked.
+func (a *Agent) showNow(ctx context.Context, b rpc.Bucket, id string) {
+	k := viewKey{b, id}
+	if id != "" && a.views.takeOne(k) && a.publishView(ctx, k) != nil {
+		a.views.mark(b, id)
+	}
 }
 
 // progressBoard holds the newest progress of each running migration.

@@ -25,19 +25,28 @@ type Pool struct {
 	line       list.List     // of *spawner, blocked; none while a slot is free
 	idle       chan struct{} // made by WaitAll, closed when nothing is left
 
-	// Tasks without a handle have their slot when they come here. There are
-	// never fewer workers than such tasks, so none waits for another to end;
-	// but a worker that is done takes the next task rather than leaving it to
-	// the goroutine that was started for it, and that one serves a later task
-	// or ends. Under load this saves nearly all goroutines; none ever idles.
-	tasks      int // pending and running
-	workers    int // goroutines, at least tasks
-	head, tail *poolTask
+	// Tasks have their slot when they come here. There are never fewer workers
+	// than tasks, so none waits for another to end; but a worker that is done
+	// takes the next task rather than leaving it to the goroutine that was
+	// started for it, and that one serves a later task or ends. Under load this
+	// saves nearly all goroutines; none ever idles.
+	tasks   int // pending and running
+	workers int // goroutines, at least tasks
+	pending []poolRunner
+	head    int // of pending: what is before it was taken
+}
+
+// poolRunner is a task as its worker sees it: a poolTask or a Thread.
+type poolRunner interface {
+	run()
+	// ownsSlot tells that run has given the slot back, as a thread does before
+	// its links run.
+	ownsSlot() bool
 }
 
 // spawner is a caller that waits for a slot.
 type spawner struct {
-	task    *poolTask     // is started when the slot is granted; nil for a Thread
+	task    poolRunner    // is started when the slot is granted
 	granted chan struct{} // closed then
 	place   *list.Element // nil once it was granted a slot or left the line
 }
@@ -69,18 +78,16 @@ func (p *Pool) SpawnN(ctx context.Context, fn func(context.Context) error) error
 // From inside the full pool the thread has ended when PoolSpawn returns, and
 // carries the function's error or panic like any other.
 func PoolSpawn[T any](ctx context.Context, p *Pool, fn func(context.Context) (T, error)) (*Thread[T], error) {
-	inline, err := p.acquire(ctx, nil)
+	t := newThread(ctx, p, fn)
+	inline, err := p.acquire(ctx, t)
 	if err != nil {
 		return nil, err
 	}
 	if inline {
 		defer p.finished()
-		t := newThread(ctx, nil, fn)
+		t.pool = nil // it has no slot to give back, and ctx has the mark
 		t.run()
-		return t, nil
 	}
-	t := newThread(ctx, p, fn)
-	go t.run()
 	return t, nil
 }
 
@@ -157,8 +164,13 @@ type poolTask struct {
 
 	pool *Pool
 	fn   func(context.Context) error
-	next *poolTask // of the pending ones
 }
+
+func (t *poolTask) run() { runUnseen(t, t.fn) }
+
+func (t *poolTask) ownsSlot() bool { return false }
+
+func (t *Thread[T]) ownsSlot() bool { return true }
 
 // Value adds the mark of the pool.
 func (t *poolTask) Value(key any) any {
@@ -170,10 +182,10 @@ func (t *poolTask) Value(key any) any {
 
 func (p *Pool) inside(ctx context.Context) bool { return ctx.Value(poolKey{p}) != nil }
 
-// acquire takes a slot, in turn, and starts task if there is one. inline is
+// acquire takes a slot for task, in turn, and has it started. inline is
 // true if the caller is inside the full pool: it has no slot then and is to run
 // its task itself, which counts as unfinished already.
-func (p *Pool) acquire(ctx context.Context, task *poolTask) (inline bool, err error) {
+func (p *Pool) acquire(ctx context.Context, task poolRunner) (inline bool, err error) {
 	if ctx.Err() != nil {
 		return false, givenUp(ctx)
 	}
@@ -189,7 +201,7 @@ func (p *Pool) acquire(ctx context.Context, task *poolTask) (inline bool, err er
 	return false, p.stand(ctx, task)
 }
 
-func (p *Pool) tryAcquire(task *poolTask) bool {
+func (p *Pool) tryAcquire(task poolRunner) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.held >= p.sizeLocked() {
@@ -200,7 +212,7 @@ func (p *Pool) tryAcquire(task *poolTask) bool {
 }
 
 // stand waits in line for a slot.
-func (p *Pool) stand(ctx context.Context, task *poolTask) error {
+func (p *Pool) stand(ctx context.Context, task poolRunner) error {
 	s := &spawner{task: task, granted: make(chan struct{})}
 	p.mu.Lock()
 	s.place = p.line.PushBack(s)
@@ -221,48 +233,51 @@ func (p *Pool) stand(ctx context.Context, task *poolTask) error {
 
 // work runs pending tasks until there is none.
 func (p *Pool) work() {
-	var t *poolTask
+	var t poolRunner
 	defer func() {
 		if t != nil { // it left by Goexit, which ends this goroutine
-			p.lost()
+			p.lost(t)
 		}
 	}()
-	for t = p.nextTask(false); t != nil; t = p.nextTask(true) {
-		runUnseen(t, t.fn)
+	for t = p.nextTask(nil); t != nil; t = p.nextTask(t) {
+		t.run()
 	}
 }
 
-// nextTask gives a worker its next task; nil ends the worker. after tells that
-// it comes from another one.
-func (p *Pool) nextTask(after bool) *poolTask {
+// nextTask gives a worker that comes from the task ended, or from none, its
+// next one; nil ends the worker.
+func (p *Pool) nextTask(ended poolRunner) poolRunner {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if after {
-		p.taskEndedLocked()
+	if ended != nil {
+		p.taskEndedLocked(ended)
 	}
-	t := p.head
-	if t == nil {
+	if p.head == len(p.pending) {
 		p.workers--
 		return nil
 	}
-	p.head, t.next = t.next, nil
-	if p.head == nil {
-		p.tail = nil
+	t := p.pending[p.head]
+	p.pending[p.head] = nil
+	if p.head++; p.head == len(p.pending) {
+		p.pending, p.head = p.pending[:0], 0
 	}
 	return t
 }
 
 // lost ends a task that took its worker along.
-func (p *Pool) lost() {
+func (p *Pool) lost(t poolRunner) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.workers--
-	p.taskEndedLocked()
+	p.taskEndedLocked(t)
 	p.hireLocked()
 }
 
-func (p *Pool) taskEndedLocked() {
+func (p *Pool) taskEndedLocked(t poolRunner) {
 	p.tasks--
+	if t.ownsSlot() {
+		return
+	}
 	p.held--
 	p.unfinished--
 	p.grantLocked()
@@ -276,19 +291,16 @@ func (p *Pool) hireLocked() {
 	}
 }
 
-// takeLocked takes a free slot, and starts the task if there is one.
-func (p *Pool) takeLocked(task *poolTask) {
+// takeLocked takes a free slot for a task and has it started.
+func (p *Pool) takeLocked(task poolRunner) {
 	p.held++
 	p.unfinished++
-	if task == nil {
-		return
+	if p.head >= 64 && p.head*2 >= len(p.pending) { // reuse what was taken
+		n := copy(p.pending, p.pending[p.head:])
+		clear(p.pending[n:])
+		p.pending, p.head = p.pending[:n], 0
 	}
-	if p.head == nil {
-		p.head = task
-	} else {
-		p.tail.next = task
-	}
-	p.tail = task
+	p.pending = append(p.pending, task)
 	p.tasks++
 	p.hireLocked()
 }

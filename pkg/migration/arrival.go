@@ -292,8 +292,8 @@ func (a *arrival) lookAndCommit(ctx context.Context, sourceEnded bool) (virt.Dom
 	case err != nil:
 		return dom, err
 	case rec.Committed && !rec.Ended():
-		return dom, a.close(ctx, instance.MigrationCompleted, nil)
-	case a.awaits() && Committed(dom, rec.WasPaused, sourceEnded):
+		return dom, a.commit(ctx)
+	case a.awaits() && Committed(dom, rec.WasPaused || rec.PausedByUs, sourceEnded):
 		return dom, a.commit(ctx)
 	}
 	return dom, nil
@@ -307,6 +307,11 @@ func (a *arrival) commit(ctx context.Context) error {
 		return err
 	}
 	a.note(func(rec *Record) { rec.Committed = true })
+	if rec := a.record(); rec.PausedByUs && !rec.WasPaused {
+		if err := a.goOn(ctx); err != nil {
+			return err
+		}
+	}
 	logkit.From(ctx).Info("the guest has arrived and is owned here", logkit.Took.Of(time.Since(began)))
 	return a.close(ctx, instance.MigrationCompleted, nil)
 }
@@ -322,8 +327,6 @@ func (a *arrival) resume(ctx context.Context) error {
 	a.slot = true
 	a.d.expect(a)
 	switch {
-	case rec.Committed: // owned, and not closed yet
-		return a.close(ctx, instance.MigrationCompleted, nil)
 	case rec.Phase == PhaseAwait && !rec.Undoing:
 		a.arm(max(a.d.cfg.ClaimTimeout-time.Since(rec.UpdatedAt), a.d.cfg.RetryFirst))
 		_, err := a.lookAndCommit(ctx, false)

@@ -112,6 +112,18 @@ func (a *arrival) own(ctx context.Context) error {
 	return causeOf(ctx, err)
 }
 
+// goOn ends the pause by which the source let the migration end. A hypervisor may have
+// done that already, when it resumed the guest here.
+func (a *arrival) goOn(ctx context.Context) error {
+	dom, err := a.look(ctx)
+	if err != nil || SightOf(dom, nil) != SightPaused {
+		return err
+	}
+	ctx, cancel := within(ctx, a.d.cfg.HypervisorWait, "the hypervisor's answer")
+	defer cancel()
+	return causeOf(ctx, a.d.ports.Hypervisor.Unpause(ctx, a.instance))
+}
+
 // arm makes the claim run out after d.
 func (a *arrival) arm(d time.Duration) {
 	a.disarm()

@@ -292,6 +292,9 @@ func (d *Dest) Post(ctx context.Context, args api.PeerRefArgs) (api.OwnedResult,
 		return api.OwnedResult{}, fault.Wrap(err, method, a.id)
 	}
 	defer a.unlock()
+	if args.Stopped {
+		a.note(func(rec *Record) { rec.PausedByUs = true })
+	}
 	dom, err := a.lookAndCommit(ctx, args.SourceEnded)
 	a.again(ctx, err)
 	if err != nil && !a.record().Committed {

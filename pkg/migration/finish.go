@@ -119,6 +119,10 @@ func (r *run) stubbornly(ctx context.Context, do func(context.Context) error) er
 	return causeOf(ctx, err)
 }
 
+// eventGrace is how long after the end of the hypervisor's call its completed event may
+// still come; they are told on different ways.
+const eventGrace = 50 * time.Millisecond
+
 // settle gathers the facts of both hosts until they say how the job ended, or that it
 // still runs. What stays unclear for SettleTimeout is unknown.
 func (r *run) settle(ctx context.Context, w *worker) (v Verdict, running bool, err error) {
@@ -132,6 +136,12 @@ func (r *run) settle(ctx context.Context, w *worker) (v Verdict, running bool, e
 		}
 		if Outcome(facts) == VerdictCompleted { // nothing that the destination says can change it
 			return VerdictCompleted, false, nil
+		}
+		if pause == 0 && facts.Job == JobNone { // the call has failed, its event may be a moment behind
+			pause = eventGrace
+			if green.Sleep(ctx, pause) == nil {
+				continue
+			}
 		}
 		var why error
 		facts, why = r.destFacts(ctx, facts)

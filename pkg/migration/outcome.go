@@ -102,6 +102,7 @@ type Facts struct {
 // Outcome says how a migration ended. It is total: what the facts do not prove is
 // unknown. A thrown error is no fact. The rules:
 //
+//   - a job that still runs has no outcome;
 //   - memory that was split by post-copy and not healed proves nothing;
 //   - a source that runs proves that the guest stayed, unless anything says that it
 //     arrived too: then it runs twice, and nobody but a person may choose;
@@ -111,7 +112,7 @@ type Facts struct {
 //   - a source that holds it paused still has it when the destination does not.
 func Outcome(f Facts) Verdict {
 	switch {
-	case f.Dest == SightLost:
+	case f.Dest == SightLost, f.Job == JobBounded, f.Job == JobUnbounded:
 		return VerdictUnknown
 	case f.Source == SightRunning:
 		if f.Owned || f.Job == JobCompleted || f.held() || f.Dest == SightLeft {
@@ -196,8 +197,9 @@ func (f Facts) absent() bool { return f.Dest == SightAbsent || f.Dest == SightMo
 // Committed reports whether a domain found on the destination is the destination's
 // own: the commit point. A domain that runs was resumed here, whether its memory is
 // complete (RESUMED migrated) or still comes (RESUMED postcopy). A guest that was
-// paused when it left is not resumed: it is ours when it lies paused by its user
-// and the source's job has ended, which the source alone knows. A copy that waits
+// paused when it left, by its user or by the source, is not resumed: it is ours when it
+// lies paused for that reason and the source's job has ended, which the source alone
+// knows. A copy that waits
 // (paused for the migration) is not ours.
 func Committed(d virt.Domain, wasPaused, sourceJobEnded bool) bool {
 	switch SightOf(d, nil) {

@@ -90,13 +90,16 @@ type Policy struct {
 }
 
 // Decide answers one snapshot. It is pure. Post-copy is a one-way door: behind it
-// nothing is decided any more. Who paused the guest waits for the end.
+// nothing is decided any more. A guest that we
+// paused has twice the time, then it is let go on here.
 func (p Policy) Decide(s Snapshot) Decision {
 	switch {
 	case s.PostCopy:
 		return Decision{Action: ActNone}
 	case s.Force:
 		return s.end(StallPostCopy, "asked to complete")
+	case s.Paused && p.Timeout > 0 && s.Elapsed > 2*p.Timeout: // not even that helped: the link must be broken
+		return s.end(StallAbort, fmt.Sprintf("not complete after %v although the guest stands still", 2*p.Timeout))
 	case s.Paused:
 		return Decision{Action: ActNone}
 	case p.Timeout > 0 && s.Elapsed > p.Timeout:

@@ -61,7 +61,7 @@ type Record struct {
 	AbortRequested bool    `json:"abort_requested,omitempty"` // source
 	AbortReason    string  `json:"abort_reason,omitempty"`    // source: who or what asked
 	PostCopy       bool    `json:"post_copy,omitempty"`       // source: the one-way door was opened
-	PausedByUs     bool    `json:"paused_by_us,omitempty"`    // source: paused to let the migration end
+	PausedByUs     bool    `json:"paused_by_us,omitempty"`    // paused by the source to let the migration end
 	RolledBack     bool    `json:"rolled_back,omitempty"`     // source: the destination answered that nothing is left there
 	Verdict        Verdict `json:"verdict,omitempty"`         // source: how it ends, once known
 	Committed      bool    `json:"committed,omitempty"`       // destination: it owns the guest
@@ -129,6 +129,7 @@ func (r Record) ref(sourceEnded bool) api.PeerRefArgs {
 		Generation:  r.Migration.Generation,
 		Instance:    r.Migration.Instance,
 		SourceEnded: sourceEnded,
+		Stopped:     r.PausedByUs,
 	}
 }
 

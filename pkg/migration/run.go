@@ -235,9 +235,7 @@ func (v Verdict) statusOf() instance.MigrationStatus {
 // finish closes the record.
 func (r *run) finish(ctx context.Context, v Verdict, why error) (instance.Migration, error) {
 	err := r.save(ctx, func(rec *Record) {
-		undoing := rec.Undoing
-		*rec = rec.advance(PhaseEnd, v.statusOf(), undoing)
-		rec.Migration.Phase = string(PhaseEnd)
+		*rec = rec.advance(PhaseEnd, v.statusOf(), false)
 		rec.Verdict = v
 		rec.Migration.EndedAt = time.Now()
 		rec.Migration.Fault = fault.Wire(why)

@@ -110,6 +110,7 @@ func (s *site) start() {
 	ctx, kill := context.WithCancelCause(s.w.ctx)
 	a := &agent{site: s, ctx: ctx, kill: kill, driver: s.host.Open()}
 	s.w.mu.Lock()
+	s.reports = nil
 	records := make([]migration.Record, 0, len(s.journal))
 	for _, r := range s.journal {
 		records = append(records, r)

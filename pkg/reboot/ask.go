@@ -32,11 +32,13 @@ type asker struct {
 	again   time.Duration // until a round that met no hypervisor is tried again
 
 	begin    time.Time // of the first round
+	started  time.Time // of the latest round
 	round    int       // the round to come, or that runs
 	due      time.Time // of that round
 	thread   *green.Thread[struct{}]
-	accepted bool  // some method was
-	refusal  error // of the last round that nobody accepted
+	answer   chan error // of the thread's round
+	accepted bool       // some method was
+	refusal  error      // of the last round that nobody accepted
 }
 
 // beat collects a round that is over and begins one that is due. It never waits.
@@ -48,8 +50,7 @@ func (a *asker) beat(ctx context.Context) (hopeless bool) {
 	}
 	if a.thread != nil {
 		select {
-		case <-a.thread.Done():
-			_, err := a.thread.Wait(ctx)
+		case err := <-a.answer:
 			a.thread = nil
 			a.over(now, err)
 		default:
@@ -66,8 +67,13 @@ func (a *asker) beat(ctx context.Context) (hopeless bool) {
 	if a.chain {
 		first = a.round
 	}
-	a.thread = green.Spawn(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, a.ask(ctx, first) })
-	a.thread.Link(func(*green.Thread[struct{}]) { a.wake() })
+	a.started, a.answer = now, make(chan error, 1)
+	answer := a.answer
+	a.thread = green.Spawn(ctx, func(ctx context.Context) (struct{}, error) {
+		answer <- a.ask(ctx, first)
+		a.wake() // after the answer is there: a thread's links run before it is done
+		return struct{}{}, nil
+	})
 	return false
 }
 
@@ -85,9 +91,11 @@ func (a *asker) over(now time.Time, err error) {
 		a.refusal = err
 	}
 	a.round++
-	if !a.chain { // rounds that were missed are not made up
-		a.round = max(a.round, int(now.Sub(a.begin)/a.every)+1)
+	if a.chain { // each method gets its time
+		a.due = a.started.Add(a.every)
+		return
 	}
+	a.round = max(a.round, int(now.Sub(a.begin)/a.every)+1) // rounds that were missed are not made up
 	a.due = a.begin.Add(time.Duration(a.round) * a.every)
 }
 

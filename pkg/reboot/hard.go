@@ -42,10 +42,10 @@ type phase struct {
 /*
 The phases of a hard reboot; each may be done again by a task that is resumed.
 
-	destroy ──▶ unplug ──▶ plug ──▶ start (define, start, wait until it runs)
-	   ▲          └ its errors are     ▲  │ vanished, off again, refused
-	   └─ tried     logged only        └──┘ tried again
-	      again
+	destroy ──▶ unplug ──▶ plug ──▶ start: define, start, wait until it runs
+	  ▲  │        │                  ▲  │
+	  └──┘        └ errors are       └──┘ vanished, off, refused:
+	 patient        logged only          patient
 
 Nothing is undone: a guest that can't be started stays off, defined and wired as
 far as it came, and the next hard reboot begins anew.

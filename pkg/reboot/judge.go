@@ -31,25 +31,30 @@ const (
 // id is success) is sharpened where it waits for nothing or is content with too little.
 func judge(d virt.Domain, beforeID int) (sight, string) {
 	switch {
-	case !d.Active() && d.Saved:
+	case d.Active() && d.ID == beforeID:
+		return judgeSame(d)
+	case d.Active() && d.State == virt.Running:
+		return restarted, fmt.Sprintf("the guest runs under a new id (%d after %d): somebody restarted it", d.ID, beforeID)
+	case d.Active() && d.State == virt.Paused: // as every start is for a moment
+		return waiting, "it was restarted, and is paused"
+	case d.Active():
+		return judgeSame(d)
+	case d.Saved:
 		return unable, "its memory was saved and it is off"
-	case !d.Active() && beforeID >= 0:
+	case beforeID >= 0:
 		return off, "the guest went off and was started again"
-	case !d.Active():
-		return unable, "it was off"
 	}
+	return unable, "it was off"
+}
+
+// judgeSame says what a look means at the very guest that was asked.
+func judgeSame(d virt.Domain) (sight, string) {
 	switch d.State {
 	case virt.Running:
-		if d.ID != beforeID {
-			return restarted, fmt.Sprintf("the guest runs under a new id (%d after %d): somebody restarted it", d.ID, beforeID)
-		}
 		return waiting, "it still runs"
 	case virt.Paused:
-		if d.ID != beforeID {
-			return waiting, "it was restarted, and is paused" // as every start is for a moment
-		}
-		if d.Reason == virt.ReasonShutdown {
-			return waiting, "it is going off" // QEMU's last moment
+		if d.Reason == virt.ReasonShutdown { // QEMU's last moment
+			return waiting, "it is going off"
 		}
 		return unable, "it is paused and can't answer"
 	case virt.ShuttingDown:
@@ -58,8 +63,7 @@ func judge(d virt.Domain, beforeID int) (sight, string) {
 		return unable, "it has crashed"
 	case virt.PMSuspended:
 		return unable, "it sleeps and can't answer"
-	case virt.Shutoff, virt.NoState:
-		return waiting, "its state is " + string(d.State) // between two states
+	case virt.Shutoff, virt.NoState: // between two states
 	}
 	return waiting, "its state is " + string(d.State)
 }
@@ -69,5 +73,5 @@ func judgeStop(d virt.Domain) (sight, string) {
 	if !d.Active() {
 		return off, "it is off"
 	}
-	return judge(d, d.ID)
+	return judgeSame(d)
 }

@@ -29,7 +29,7 @@ type Config struct {
 	Methods               []virt.ShutdownMethod // how a guest is asked to go off, in this order; acpi, agent
 	MethodTimeout         time.Duration         // how long a guest may ignore one method before the next is tried too; 30 s
 	CallTimeout           time.Duration         // one short call to the hypervisor (lookup, shutdown, define); 30 s
-	WaitSoftReboot        time.Duration         // until a soft reboot becomes a hard one (nova's wait_soft_reboot_seconds); 120 s
+	WaitSoftReboot        time.Duration         // until a soft reboot becomes a hard one (nova's wait_soft_reboot_seconds); 120 s. Negative: at once
 	StartTimeout          time.Duration         // a start, until the guest runs; 120 s
 	DestroyTimeout        time.Duration         // one destroy; 60 s
 	HardRebootTimeout     time.Duration         // the whole of a hard reboot; 600 s

@@ -19,39 +19,53 @@ import (
 //
 // When ctx ends its cause is returned at once and the guest stays as it is.
 func (r *Rebooter) Soft(ctx context.Context, d virt.Definition, beforeID int) (Result, error) {
-	begin, id := time.Now(), d.Spec.UUID
-	w := r.watch(id)
+	begin := time.Now()
+	w := r.watch(d.Spec.UUID)
 	defer w.cancel()
-	judgeSoft := func(seen virt.Domain) (sight, string) { return judge(seen, beforeID) }
+	judgeSoft := func(seen virt.Domain) (sight, string) {
+		saw, why := judge(seen, beforeID)
+		if saw == waiting && seen.State == virt.Running && w.rebooted.Load() {
+			return restarted, "the guest restarted itself"
+		}
+		return saw, why
+	}
 	end, err := r.goOff(ctx, w, r.cfg.WaitSoftReboot, &asker{chain: true, every: r.cfg.MethodTimeout}, judgeSoft)
 	if err != nil {
 		return Result{}, err
 	}
-	switch end.sight {
-	case restarted:
-		return Result{Type: Soft, Reason: end.reason, Took: time.Since(begin)}, nil
-	case off:
-		err := r.launch(ctx, w)
-		if err == nil {
-			return Result{Type: Soft, Reason: end.reason, Took: time.Since(begin)}, nil
+	if end.sight == off {
+		if err := r.launch(ctx, w); err != nil {
+			end = ending{unable, "it went off and could not be started again: " + err.Error()}
 		}
-		if ctx.Err() != nil {
-			return Result{}, context.Cause(ctx)
-		}
-		end.reason = "it went off and could not be started again: " + err.Error()
-	case late:
-		end.reason = "the guest did not go off within " + r.cfg.WaitSoftReboot.String() + "; " + end.reason
-	case unable:
-		end.reason = "the guest could not be asked: " + end.reason
-	case waiting: // not an end
 	}
-	logkit.From(ctx).Info("a soft reboot becomes a hard one", logkit.Instance.Of(id), logkit.Key("reason").Of(end.reason))
-	happened, err := r.hard(ctx, w, d, beforeID)
+	if ctx.Err() != nil {
+		return Result{}, context.Cause(ctx)
+	}
+	if end.sight == off || end.sight == restarted {
+		return Result{Type: Soft, Reason: end.reason, Took: time.Since(begin)}, nil
+	}
+	if end.sight == late {
+		end.reason = "did not go off within " + max(r.cfg.WaitSoftReboot, 0).Round(time.Millisecond).String() + ": " + end.reason
+	}
+	return r.becomeHard(ctx, w, d, turn{beforeID: beforeID, begin: begin, reason: "soft was not possible: " + end.reason})
+}
+
+// turn is a soft reboot at the moment it becomes a hard one.
+type turn struct {
+	beforeID int
+	begin    time.Time
+	reason   string
+}
+
+// becomeHard does by force what could not be done softly.
+func (r *Rebooter) becomeHard(ctx context.Context, w *watch, d virt.Definition, t turn) (Result, error) {
+	logkit.From(ctx).Info("a soft reboot becomes a hard one", logkit.Instance.Of(d.Spec.UUID), logkit.Key("reason").Of(t.reason))
+	happened, err := r.hard(ctx, w, d, t.beforeID)
 	if err != nil {
 		return Result{}, err
 	}
 	if happened {
-		return Result{Type: Soft, Reason: "the guest was restarted at the last moment", Took: time.Since(begin)}, nil
+		return Result{Type: Soft, Reason: "the guest was restarted at the last moment", Took: time.Since(t.begin)}, nil
 	}
-	return Result{Type: Hard, Reason: end.reason, Took: time.Since(begin)}, nil
+	return Result{Type: Hard, Reason: t.reason, Took: time.Since(t.begin)}, nil
 }

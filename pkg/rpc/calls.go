@@ -46,6 +46,7 @@ func callDeadline(ctx context.Context, m Message, byDefault time.Duration) (cont
 		until = time.Now().Add(byDefault)
 	}
 	m.Expires = until
+	// a deadline of ctx that is as soon needs no second timer, WithDeadline sees to that
 	ctx, cancel := context.WithDeadline(ctx, until)
 	return ctx, cancel, m
 }

@@ -21,6 +21,7 @@ func (c *natsConn) Call(ctx context.Context, host string, m Message) ([]byte, er
 	if err := c.usable(m.Method); err != nil {
 		return nil, err
 	}
+	caller := ctx
 	ctx, cancel, m := callDeadline(ctx, m, c.cfg.CallTimeout)
 	defer cancel()
 	h, err := encodeMessage(m)
@@ -28,16 +29,16 @@ func (c *natsConn) Call(ctx context.Context, host string, m Message) ([]byte, er
 		return nil, err
 	}
 	_, epoch := c.state()
-	ctx, lost := context.WithCancelCause(ctx)
-	defer lost(nil)
-	defer context.AfterFunc(epoch, func() { lost(context.Cause(epoch)) })()
+	defer context.AfterFunc(epoch, cancel)()
 	reply, err := c.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: c.names.call(host, m.Method), Header: h, Data: m.Args})
 	switch {
 	case err == nil:
 		return decodeReply(reply.Header, reply.Data)
 	case errors.Is(err, nats.ErrNoResponders):
 		return nil, noAgent(m.Method, host)
-	case context.Cause(ctx) != nil:
+	case epoch.Err() != nil && caller.Err() == nil:
+		return nil, fault.Wrap(context.Cause(epoch), m.Method, host)
+	case ctx.Err() != nil:
 		return nil, noAnswer(ctx, host, m)
 	}
 	return nil, natsFault(err, m.Method, host)

@@ -182,10 +182,13 @@ type Transport interface {
 // EscapeHost writes a host name as one subject token, durable name and key:
 // every byte outside [A-Za-z0-9_-] becomes =XX.
 func EscapeHost(host string) string {
+	if isToken(host) {
+		return host
+	}
 	var b strings.Builder
 	for i := 0; i < len(host); i++ {
 		c := host[i]
-		if c == '_' || c == '-' || c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' {
+		if plain(c) {
 			b.WriteByte(c)
 		} else {
 			fmt.Fprintf(&b, "=%02X", c)
@@ -194,8 +197,26 @@ func EscapeHost(host string) string {
 	return b.String()
 }
 
+// plain reports whether a byte stands for itself in a token.
+func plain(c byte) bool {
+	return c == '_' || c == '-' || c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z'
+}
+
+// isToken reports whether s needs no escape.
+func isToken(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if !plain(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
 // UnescapeHost reverses EscapeHost; what is not escaped lawfully is refused.
 func UnescapeHost(token string) (string, error) {
+	if isToken(token) {
+		return token, nil
+	}
 	var b strings.Builder
 	for i := 0; i < len(token); i++ {
 		if token[i] != '=' {

@@ -80,7 +80,7 @@ func (n names) subjectTokens(class, subject string) (host string, rest []string,
 // checkToken refuses what can't be a method or kind: one subject token of
 // [A-Za-z0-9_-].
 func checkToken(what, s string) *fault.Error {
-	if s == "" || EscapeHost(s) != s || len(s) > maxHeaderValue {
+	if s == "" || !isToken(s) || len(s) > maxHeaderValue {
 		return fault.Newf(fault.InvalidArgument, "", what, "%q is not a word of letters, digits, _ and -", clip(s))
 	}
 	return nil
@@ -116,6 +116,11 @@ func encodeMessage(m Message) (header, error) {
 		return nil, err
 	}
 	h := make(header, 5)
+	values := make([]string, 0, 4) // one piece of memory for all of them
+	set := func(name, value string) {
+		values = append(values, value)
+		h[name] = values[len(values)-1 : len(values) : len(values)]
+	}
 	for _, f := range [...]struct{ name, value string }{
 		{headerRequestID, m.RequestID}, {headerVersion, m.Version}, {headerTrace, m.Trace},
 	} {
@@ -125,10 +130,10 @@ func encodeMessage(m Message) (header, error) {
 		if err := checkHeaderValue(f.name, f.value); err != nil {
 			return nil, err
 		}
-		h[f.name] = []string{f.value}
+		set(f.name, f.value)
 	}
 	if !m.Expires.IsZero() {
-		h[headerExpires] = []string{m.Expires.UTC().Format(time.RFC3339Nano)}
+		set(headerExpires, m.Expires.UTC().Format(time.RFC3339Nano))
 	}
 	return h, nil
 }

@@ -4,10 +4,11 @@ package state
 // is written in the transaction that makes it true, so nothing that happened goes
 // untold and nothing is told that did not happen.
 type OutEvent struct {
-	Sequence uint64 `json:"sequence"` // set by Append
-	Kind     string `json:"kind"`     // last but one token of the subject
-	ID       string `json:"id"`       // last token
-	MsgID    string `json:"msg_id"`   // makes a second publication harmless
+	Sequence uint64 `json:"sequence"`           // set by Append
+	Kind     string `json:"kind"`               // last but one token of the subject
+	ID       string `json:"id"`                 // last token
+	MsgID    string `json:"msg_id"`             // makes a second publication harmless
+	Instance string `json:"instance,omitempty"` // what it is about: its view is written before the event is told
 	Body     []byte `json:"body"`
 }
 

@@ -73,23 +73,30 @@ func (m *Manager) Event(e api.ExternalEvent) bool {
 	defer m.mu.Unlock()
 	_, here := m.ports[e.Tag]
 	_, kept := m.heard.status[e.Tag]
-	switch {
-	case e.Name == EventPlugged && (e.Status == statusCompleted || e.Status == statusFailed):
-		m.heard.keep(e.Tag, e.Status, func(p string) bool { return m.ports[p] != nil })
-		kept = true
-	case e.Name == EventUnplugged || e.Name == EventDeleted:
+	switch e.Name {
+	case EventPlugged:
+		if e.Status == statusCompleted || e.Status == statusFailed {
+			m.heard.keep(e.Tag, e.Status, func(p string) bool { return m.ports[p] != nil })
+			kept = true
+		}
+	case EventUnplugged, EventDeleted:
 		m.heard.drop(e.Tag)
-	case e.Name == EventPlugged || e.Name == EventChanged: // nothing to remember
+	case EventChanged: // nothing to remember
 	default:
 		return false
 	}
+	m.wakeLocked()
+	return here || kept
+}
+
+// wakeLocked has every waiter look again.
+func (m *Manager) wakeLocked() {
 	for w := range m.waiters {
 		select {
 		case w <- struct{}{}:
 		default: // it will look anyway
 		}
 	}
-	return here || kept
 }
 
 // forget drops what was heard of a port.

@@ -3,6 +3,7 @@ package vif_test
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -611,4 +612,63 @@ func TestSequencesAreIdempotent(t *testing.T) {
 			rt.Fatalf("left after unplug: %v", got)
 		}
 	})
+}
+
+// Plugs, unplugs, activations and updates of the same ports at the same time: what is
+// unplugged last is gone, and memory and network agree.
+func TestAllAtOnce(t *testing.T) {
+	for seed := range uint64(30) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 3))
+			n := vif.Memory("br-int0")
+			n.Slow("Make", 30*time.Millisecond)
+			n.Slow("Remove", 20*time.Millisecond)
+			m := vif.New(vif.Config{}, n)
+			all := []instance.Port{one, two, three}
+			ctx, cancel := context.WithCancel(quiet(t))
+			run := green.Spawn(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, m.Run(ctx) })
+			pool := green.NewPool(100)
+			for range 60 {
+				p, what, at := all[random.IntN(3)], random.IntN(4), time.Duration(random.IntN(500))*time.Millisecond
+				p.MTU = 1400 + random.IntN(50)
+				err := pool.SpawnN(ctx, func(ctx context.Context) error {
+					if err := green.Sleep(ctx, at); err != nil {
+						return err
+					}
+					switch what {
+					case 0:
+						return m.Plug(ctx, guest, []instance.Port{p})
+					case 1:
+						return m.Unplug(ctx, guest, []instance.Port{p})
+					case 2:
+						return m.Activate(ctx, guest, []instance.Port{p})
+					}
+					m.Update(guest, p)
+					return nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := pool.WaitAll(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if err := m.Unplug(ctx, guest, all); err != nil { // updates may still be at work, or wait
+				t.Fatal(err)
+			}
+			if err := green.Sleep(ctx, time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			if got := names(t, n); len(got) != 0 {
+				t.Errorf("seed %d: left %v", seed, got)
+			}
+			if got := states(m, all...); !slices.Equal(got, []instance.PortState{"unplugged", "unplugged", "unplugged"}) {
+				t.Errorf("seed %d: states = %v", seed, got)
+			}
+			cancel()
+			if _, err := run.Wait(quiet(t)); !errors.Is(err, context.Canceled) {
+				t.Errorf("Run() = %v", err)
+			}
+		})
+	}
 }

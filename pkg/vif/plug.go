@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
@@ -38,10 +39,10 @@ func (m *Manager) Plug(ctx context.Context, instanceID string, ports []instance.
 func (m *Manager) undo(ctx context.Context, instanceID string, made []instance.Port) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.cfg.UndoTimeout)
 	defer cancel()
-	for i := len(made) - 1; i >= 0; i-- {
-		if err := m.unplugPort(ctx, instanceID, made[i]); err != nil {
+	for _, p := range slices.Backward(made) {
+		if err := m.unplugPort(ctx, instanceID, p); err != nil {
 			logkit.From(ctx).Warn("a port that was plugged in vain stays behind",
-				logkit.Instance.Of(instanceID), logkit.Port.Of(made[i].ID), logkit.Err(err))
+				logkit.Instance.Of(instanceID), logkit.Port.Of(p.ID), logkit.Err(err))
 		}
 	}
 }
@@ -58,6 +59,12 @@ func (m *Manager) plugPort(ctx context.Context, instanceID string, p instance.Po
 		return false, err
 	}
 	defer release()
+	return m.plugInTurn(ctx, want, p, retries)
+}
+
+// plugInTurn is plugPort for a caller that has the port's turn.
+func (m *Manager) plugInTurn(ctx context.Context, want Tap, p instance.Port, retries int) (made bool, err error) {
+	instanceID := want.Instance
 	m.note(instanceID, p, instance.PortPlugging, nil)
 	err = m.patiently(ctx, "plug", p.ID, retries, func(ctx context.Context) error {
 		did, err := m.net.Make(ctx, want)

@@ -22,13 +22,24 @@ func (m *Manager) Update(instanceID string, port instance.Port) {
 // its cause once those that were at work have returned. How an update ended is
 // told by OnChange and Status.
 func (m *Manager) Run(ctx context.Context) error {
-	return m.updates.Run(ctx, m.cfg.Workers, func(ctx context.Context, k updateKey, p instance.Port) error {
-		ctx = logkit.With(ctx, logkit.Instance.Of(k.instance), logkit.Port.Of(k.port))
-		if !m.plugged(k.instance, k.port) {
-			logkit.From(ctx).Debug("an update for a port that is not plugged here")
-			return nil
-		}
-		_, err := m.plugPort(ctx, k.instance, p, m.cfg.MaxRetry)
+	return m.updates.Run(ctx, m.cfg.Workers, m.mendPort)
+}
+
+// mendPort carries out one update.
+func (m *Manager) mendPort(ctx context.Context, k updateKey, p instance.Port) error {
+	want, err := wish(k.instance, p)
+	if err != nil {
 		return err
-	})
+	}
+	release, err := m.turns.take(ctx, p.ID)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if !m.plugged(k.instance, k.port) { // asked in its turn, or an unplug could come between
+		logkit.From(ctx).Debug("an update for a port that is not plugged here", logkit.Instance.Of(k.instance), logkit.Port.Of(k.port))
+		return nil
+	}
+	_, err = m.plugInTurn(ctx, want, p, m.cfg.MaxRetry)
+	return err
 }

@@ -6,7 +6,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export BIN=${BIN:-$PWD/bin/compute-agent}
-bold=$(tput bold 2>/dev/null || true) plain=$(tput sgr0 2>/dev/null || true)
+bold='' plain=''
+if [ -t 1 ]; then
+	bold=$'\e[1m' plain=$'\e[0m'
+fi
 
 # say a line for people; show a command and run it.
 say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
@@ -24,14 +27,14 @@ tour() {
 	show "${create[@]}"
 	answers
 	say "It moves to $HOST2 while it runs"
-	show migration start web1 --to "$HOST2"
+	show migration start web1 --to "$HOST2" --bandwidth "${BANDWIDTH:-48}"
 	answers
 	say "A soft reboot: the guest is asked by its power button, then started again"
 	show instance reboot web1
 	answers
 	show instance list
 	say "What happened"
-	"$BIN" events --from all --kind task --kind instance
+	show events --instance web1
 }
 
 # mac is the address that the lab's guest answers under.
@@ -52,14 +55,14 @@ answers() {
 
 # simulated starts two simulated hosts with an embedded NATS and gives them the tour.
 simulated() {
-	local dir port pid
+	local port
 	dir=$(mktemp -d)
 	port=$((20000 + RANDOM % 20000))
 	export COMPUTE_AGENT_RPC_URL=nats://127.0.0.1:$port HOST1=node-1 HOST2=node-2 BRIDGE=br-int0
 	COMPUTE_AGENT_RPC_EMBEDDED_LISTEN=127.0.0.1:$port "$BIN" run --driver fake --host node --hosts 2 --rpc-url embedded \
 		--state-dir "$dir/state" >"$dir/log" 2>&1 &
 	pid=$!
-	trap 'kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; rm -rf "$dir"' EXIT
+	trap 'kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; rm -rf "$dir"' EXIT # both are global: a trap outlives its function
 	for _ in $(seq 100); do
 		if [ "$("$BIN" host list -o json 2>/dev/null | grep -c '"hypervisor": *"connected"' || true)" = 2 ]; then
 			tour

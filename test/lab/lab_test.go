@@ -193,9 +193,12 @@ func TestDirtyGuestIsAborted(t *testing.T) {
 		return strings.Contains(virsh(t, h1, "domjobinfo", guest.Name), "Memory processed")
 	})
 	virsh(t, h1, "domjobabort", guest.Name)
-	if err := move.Wait(); err == nil || !strings.Contains(complaint.String(), "cancel") {
-		t.Errorf("virsh migrate ended with %v and %q, want it cancelled", err, complaint.String())
+	// The error is "canceled by client", or that of the destination, whose QEMU finds its stream cut short: whichever libvirt
+	// hears first. So the states below are the proof.
+	if err := move.Wait(); err == nil {
+		t.Error("virsh migrate succeeded, want it aborted")
 	}
+	t.Logf("virsh migrate said: %s", strings.TrimSpace(complaint.String()))
 	if err := lab.WaitPing(t.Context(), guest.Address.Addr(), 5*time.Second); err != nil {
 		t.Error(err)
 	}

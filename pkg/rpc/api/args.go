@@ -139,12 +139,14 @@ func (a PeerMigrateArgs) Check() error {
 // PeerRefArgs name a migration to its destination. SourceEnded says that the
 // source's job is over and that its guest does not run there: the only sign by
 // which a guest that was paused when it left is known to have arrived. Without
-// it post_live_migration_at_destination only asks.
+// it post_live_migration_at_destination only asks. Stopped says that the source
+// paused the guest to let the migration end: on the destination it is to go on.
 type PeerRefArgs struct {
 	Migration   string `json:"migration"`
 	Generation  uint64 `json:"generation"`
 	Instance    string `json:"instance"`
 	SourceEnded bool   `json:"source_ended,omitempty"`
+	Stopped     bool   `json:"stopped,omitempty"`
 }
 
 // Check implements [Checker].

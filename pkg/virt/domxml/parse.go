@@ -96,3 +96,21 @@ func mebibytes(e *etree.Element) (int, error) {
 	}
 	return int(n << s >> 20), nil //nolint:gosec // at most 2^43 MiB
 }
+
+// FindInterface gives the element of the interface with this MAC, in lower case, as
+// it stands in a domain's XML; "" if the domain has none.
+func FindInterface(xml, mac string) (string, error) {
+	_, root, err := domainOf(xml)
+	if err != nil {
+		return "", err
+	}
+	for _, nic := range root.FindElements("devices/interface") {
+		if m := nic.SelectElement("mac"); m == nil || !strings.EqualFold(m.SelectAttrValue("address", ""), mac) {
+			continue
+		}
+		doc := etree.NewDocument()
+		doc.SetRoot(nic.Copy())
+		return doc.WriteToString()
+	}
+	return "", nil
+}

@@ -61,7 +61,7 @@ func (d *Driver) CancelIncoming(ctx context.Context, id, migration string) error
 				return struct{}{}, conflict("CancelIncoming", id, "the guest is here: it is "+string(dom.state))
 			}
 			if a.migration == migration {
-				h.stopLocked(dom, virt.Shutoff, virt.ReasonFailed, virt.ReasonFailed)
+				h.stopLocked(dom, virt.ReasonFailed, virt.ReasonFailed)
 			}
 		}
 		if h.claims[id].Migration == migration {
@@ -164,7 +164,7 @@ func (h *Host) abandonLocked(id, migration string) {
 		h.tellLocked(virt.EventSuspended, id, virt.ReasonPostCopyFailed)
 		return
 	}
-	h.stopLocked(d, virt.Shutoff, virt.ReasonFailed, virt.ReasonFailed)
+	h.stopLocked(d, virt.ReasonFailed, virt.ReasonFailed)
 }
 
 // neighbour is a destination in the same World.

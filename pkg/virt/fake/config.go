@@ -135,7 +135,7 @@ func (g Guest) of(s instance.Spec) Guest {
 		g.Agent = b
 	}
 	if n, err := strconv.ParseUint(s.Metadata["fake.used_percent"], 10, 7); err == nil {
-		g.UsedPercent = int(min(n, 100)) //nolint:gosec // at most 100
+		g.UsedPercent = int(min(n, 100))
 	}
 	if g.Tick <= 0 {
 		g.Tick = time.Second

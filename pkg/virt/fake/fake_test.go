@@ -56,7 +56,7 @@ func TestFaultsAtAnyCall(t *testing.T) {
 		"StartPostCopy":  func(ctx context.Context, d *fake.Driver) error { return d.StartPostCopy(ctx, id) },
 		"Host":           func(ctx context.Context, d *fake.Driver) error { _, err := d.Host(ctx); return err },
 	}
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, fake.NewWorld(life(t)), fake.Config{Name: "a"})
 		d := open(t, h)
 		for name, call := range calls {
@@ -93,7 +93,7 @@ func TestFaultsAtAnyCall(t *testing.T) {
 }
 
 func TestFaultThatHangsIsReleased(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, fake.NewWorld(life(t)), fake.Config{Name: "a"})
 		d := open(t, h)
 		release := h.Faults().Add(fake.Fault{Hang: true})
@@ -108,7 +108,7 @@ func TestFaultThatHangsIsReleased(t *testing.T) {
 }
 
 func TestLostReplyAndCounts(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, fake.NewWorld(life(t)), fake.Config{Name: "a"})
 		d, s := open(t, h), newSpec()
 		h.Faults().Add(fake.Fault{Method: "Start", Instance: s.UUID, Err: fault.Unavailable, After: true, Times: 1})
@@ -134,7 +134,7 @@ func TestLostReplyAndCounts(t *testing.T) {
 }
 
 func TestDisconnectLosesEvents(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, fake.DefaultGuest())
 		p.a.Disconnect()
 		p.a.Disconnect()
@@ -152,7 +152,7 @@ func TestDisconnectLosesEvents(t *testing.T) {
 }
 
 func TestWhatGuestsDo(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, fake.DefaultGuest())
 		before, err := p.source.Lookup(t.Context(), p.spec.UUID)
 		if err != nil {
@@ -210,7 +210,7 @@ func TestPowerButton(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				d, s := open(t, newHost(t, fake.NewWorld(life(t)), fake.Config{Name: "a"})), newSpec()
 				s.Metadata = c.metadata
 				mustStart(t, d, s)
@@ -236,7 +236,7 @@ func TestPowerButton(t *testing.T) {
 }
 
 func TestPowerButtonIsNotForgotten(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, fake.DefaultGuest())
 		ctx, id := t.Context(), p.spec.UUID
 		if err := errors.Join(p.source.Shutdown(ctx, id, virt.ShutdownACPI), p.source.Pause(ctx, id)); err != nil {
@@ -256,7 +256,7 @@ func TestPowerButtonIsNotForgotten(t *testing.T) {
 }
 
 func TestConsoleGoesOnAfterAMove(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, fake.DefaultGuest())
 		sleep(t, 5*time.Second)
 		if _, err := p.migrate(t).Wait(t.Context()); err != nil {
@@ -271,7 +271,7 @@ func TestConsoleGoesOnAfterAMove(t *testing.T) {
 }
 
 func TestGuestsOutliveTheProcess(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		first := newHost(t, fake.NewWorld(life(t)), fake.Config{Name: "node1.example", Dir: dir})
 		d, running, paused, off, saved := open(t, first), newSpec(), newSpec(), newSpec(), newSpec()
@@ -383,7 +383,7 @@ func TestLinkRefusesNonsense(t *testing.T) {
 
 // manyMigrations has n guests of two hosts on their way at once and gives the
 // bytes of heap and stacks that each migration takes.
-func manyMigrations(t testing.TB, n int) float64 {
+func manyMigrations(t *testing.T, n int) float64 {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
 	w := fake.NewWorld(ctx)

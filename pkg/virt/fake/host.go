@@ -132,7 +132,7 @@ func (h *Host) AddForeign(name string) string {
 // Crash ends a guest as the death of its QEMU does: stopped(failed), off by crashed.
 func (h *Host) Crash(id string) error {
 	return h.guest("crash", id, func(d *domain) {
-		h.stopLocked(d, virt.Shutoff, virt.ReasonCrashed, virt.ReasonFailed)
+		h.stopLocked(d, virt.ReasonCrashed, virt.ReasonFailed)
 	})
 }
 
@@ -145,6 +145,10 @@ func (h *Host) GuestShutdown(id string) error {
 func (h *Host) GuestReboot(id string) error {
 	return h.guest("guest_reboot", id, func(d *domain) {
 		d.brain.Uptime, d.brain.Since, d.console = 0, time.Now(), 0
+		d.brain.Pressed = false // the new kernel knows of no button
+		if d.button != nil {
+			d.button.Stop()
+		}
 		h.tellLocked(virt.EventRebooted, id, "")
 	})
 }

@@ -152,4 +152,4 @@ func (d *Driver) Stats(ctx context.Context, id string) (virt.Stats, error) {
 }
 
 // unsigned is n, or 0 for a negative number.
-func unsigned(n int64) uint64 { return uint64(max(n, 0)) } //nolint:gosec // not negative
+func unsigned(n int64) uint64 { return uint64(max(n, 0)) }

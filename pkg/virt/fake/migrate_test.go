@@ -136,13 +136,8 @@ func (p *pair) wantWhole(t *testing.T) {
 	}
 }
 
-func bubble(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	synctest.Test(t, f)
-}
-
 func TestEventsOfAMigrationInTime(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, busy())
 		if _, err := p.migrate(t).Wait(t.Context()); err != nil {
 			t.Fatalf("Migrate: %v", err)
@@ -175,7 +170,7 @@ func sorted(lines []string) []string {
 }
 
 func TestEventsOfPostCopyInTime(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, busy())
 		call := p.migrate(t, func(r *virt.MigrateRequest) { r.PostCopy, r.BandwidthMiB = true, 16 })
 		sleep(t, time.Second)
@@ -219,7 +214,7 @@ func TestEventsOfPostCopyInTime(t *testing.T) {
 }
 
 func TestEventsOfAPausedGuestInTime(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, busy())
 		if err := p.source.Pause(t.Context(), p.spec.UUID); err != nil {
 			t.Fatalf("Pause: %v", err)
@@ -261,21 +256,24 @@ func TestMigrationThatFails(t *testing.T) {
 		{"slowly", fake.Fault{Method: fake.PointPreCopy, Err: broken, Delay: time.Hour}, "running(booted)", "gone", fault.Internal, true},
 		{"at the switch-over", fake.Fault{Method: fake.PointFinish, Err: broken}, "running(unpaused)", "gone", fault.Internal, true},
 		{
-			"with its last reply lost", fake.Fault{Method: fake.PointFinish, Err: fault.Unavailable, After: true},
+			"with its last reply lost",
+			fake.Fault{Method: fake.PointFinish, Err: fault.Unavailable, After: true},
 			"paused(migrating)", "running(migrated)", fault.Unavailable, true,
 		},
 		{
-			"in post-copy", fake.Fault{Method: fake.PointPostCopy, Err: broken},
+			"in post-copy",
+			fake.Fault{Method: fake.PointPostCopy, Err: broken},
 			"paused(postcopy_failed)", "paused(postcopy_failed)", fault.Internal, true,
 		},
 		{
-			"only in its answer", fake.Fault{Method: "Migrate", Err: broken, After: true},
+			"only in its answer",
+			fake.Fault{Method: "Migrate", Err: broken, After: true},
 			"gone", "running(migrated)", fault.Internal, true,
 		},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				p := newPair(t, busy())
 				c.fault.Instance = p.spec.UUID
 				p.a.Faults().Add(c.fault)
@@ -300,7 +298,7 @@ func TestMigrationThatFails(t *testing.T) {
 }
 
 func TestSplitBrainIsFound(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, busy())
 		p.a.Faults().Add(fake.Fault{Method: fake.PointFinish, Err: fault.Unavailable, After: true})
 		if _, err := p.migrate(t).Wait(t.Context()); !errors.Is(err, fault.Unavailable) {
@@ -339,7 +337,7 @@ func TestTroubleOnTheWay(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				p := newPair(t, busy())
 				call := p.migrate(t)
 				sleep(t, 500*time.Millisecond)
@@ -359,7 +357,7 @@ func TestTroubleOnTheWay(t *testing.T) {
 }
 
 func TestAbortAtEveryMoment(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		var aborted, tooLate int
 		for after := time.Duration(0); after < 2*time.Second; after += 7 * time.Millisecond {
 			p := newPair(t, busy())
@@ -368,11 +366,10 @@ func TestAbortAtEveryMoment(t *testing.T) {
 			err := p.source.AbortJob(t.Context(), p.spec.UUID)
 			_, moved := call.Wait(t.Context())
 			sleep(t, time.Second)
-			switch {
-			case err == nil:
+			if err == nil {
 				aborted++
 				p.wantStates(t, "running(booted)", "gone")
-			default:
+			} else {
 				tooLate++
 				p.wantStates(t, "gone", "running(migrated)")
 			}
@@ -388,7 +385,7 @@ func TestAbortAtEveryMoment(t *testing.T) {
 }
 
 func TestAGuestThatNeverConverges(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		g := busy()
 		g.DirtyMiB = 1000
 		p := newPair(t, g)
@@ -412,7 +409,7 @@ func TestAGuestThatNeverConverges(t *testing.T) {
 }
 
 func TestAutoConverge(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		g := busy()
 		g.DirtyMiB = 200
 		p := newPair(t, g)

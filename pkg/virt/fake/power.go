@@ -39,7 +39,7 @@ func (h *Host) activateLocked(d *domain, s virt.State, r virt.Reason) {
 }
 
 // stopLocked takes the process away; a domain without a definition is gone then.
-func (h *Host) stopLocked(d *domain, s virt.State, r, event virt.Reason) {
+func (h *Host) stopLocked(d *domain, r, event virt.Reason) {
 	id := d.running.Spec.UUID
 	if d.button != nil {
 		d.button.Stop()
@@ -54,7 +54,7 @@ func (h *Host) stopLocked(d *domain, s virt.State, r, event virt.Reason) {
 	}
 	d.brain.freeze(time.Now())
 	d.brain.Pressed = false
-	d.id, d.state, d.reason, d.live = -1, s, r, false
+	d.id, d.state, d.reason, d.live = -1, virt.Shutoff, r, false
 	if m != nil {
 		m.sourceDiedLocked()
 	}
@@ -121,7 +121,7 @@ func (h *Host) armLocked(d *domain) {
 func (h *Host) powerOffLocked(d *domain) {
 	d.state, d.reason = virt.ShuttingDown, virt.ReasonUnknown
 	h.tellLocked(virt.EventShutdown, d.running.Spec.UUID, "guest")
-	h.stopLocked(d, virt.Shutoff, virt.ReasonShutdown, virt.ReasonShutdown)
+	h.stopLocked(d, virt.ReasonShutdown, virt.ReasonShutdown)
 }
 
 // Destroy takes the power away.
@@ -130,7 +130,7 @@ func (d *Driver) Destroy(ctx context.Context, id string) error {
 		if !dom.active() {
 			return nil
 		}
-		d.host.stopLocked(dom, virt.Shutoff, virt.ReasonDestroyed, virt.ReasonDestroyed)
+		d.host.stopLocked(dom, virt.ReasonDestroyed, virt.ReasonDestroyed)
 		return nil
 	})
 }
@@ -201,9 +201,12 @@ func (d *Driver) Save(ctx context.Context, id string) error {
 		if dom.job != nil {
 			return conflict("Save", id, "a migration of this guest runs")
 		}
+		if !dom.live {
+			return conflict("Save", id, "the outcome of a migration is not known: the guest may live elsewhere")
+		}
 		kept := dom.brain
 		kept.freeze(time.Now())
-		d.host.stopLocked(dom, virt.Shutoff, virt.ReasonSaved, virt.ReasonSaved)
+		d.host.stopLocked(dom, virt.ReasonSaved, virt.ReasonSaved)
 		dom.saved = &kept
 		d.host.countLocked(id).Saves++
 		return nil

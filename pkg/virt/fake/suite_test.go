@@ -8,13 +8,18 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 	"github.com/compute-agent/compute-agent/pkg/virt/fake"
 	"github.com/compute-agent/compute-agent/pkg/virt/virttest"
 )
 
-var _ virttest.Driver = (*fake.Driver)(nil)
+var (
+	_ virttest.Driver = (*fake.Driver)(nil)
+	_ virttest.Ports  = (*fake.Driver)(nil)
+)
 
 // newSpec is a small guest.
 func newSpec() instance.Spec {
@@ -22,8 +27,13 @@ func newSpec() instance.Spec {
 	return instance.Spec{
 		UUID: id, Name: "guest-" + id[len(id)-6:], VCPUs: 1, MemoryMiB: 128, Machine: "pc-q35-7.2",
 		Boot:  instance.Boot{Kernel: "/boot/vmlinuz"},
-		Ports: []instance.Port{{ID: instance.NewUUID(), MAC: "52:54:00:00:00:01", Binding: instance.BindingTap}},
+		Ports: []instance.Port{newPort()},
 	}
+}
+
+func newPort() instance.Port {
+	id := uuid.NewString() // a random one: a tap's name is the first 11 characters of it
+	return instance.Port{ID: id, MAC: "52:54:00:" + id[:2] + ":" + id[2:4] + ":" + id[4:6], Binding: instance.BindingTap}
 }
 
 // brisk is a host whose guests are up and tick in milliseconds.
@@ -63,6 +73,7 @@ func rig(t *testing.T, source, dest *fake.Host) virttest.Rig {
 	t.Helper()
 	return virttest.Rig{
 		Source: open(t, source), Dest: open(t, dest), Spec: newSpec, Shutdown: true, PostCopy: true, Wait: 20 * time.Second,
+		Port: newPort,
 		Foreign: func(t *testing.T) string {
 			t.Helper()
 			return source.AddForeign("somebody-elses")
@@ -79,6 +90,7 @@ func life(t *testing.T) context.Context {
 
 func TestSuite(t *testing.T) {
 	virttest.Suite(t, func(t *testing.T) virttest.Rig {
+		t.Helper()
 		w := fake.NewWorld(life(t))
 		return rig(t, newHost(t, w, brisk("a")), newHost(t, w, brisk("b")))
 	})
@@ -90,13 +102,15 @@ func TestSuiteOnVirtualTime(t *testing.T) {
 		t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
 	}
 	virttest.SuiteWith(t, inBubble, func(t *testing.T) virttest.Rig {
+		t.Helper()
 		w := fake.NewWorld(life(t))
 		return rig(t, newHost(t, w, fake.Config{Name: "a"}), newHost(t, w, fake.Config{Name: "b"}))
 	})
 }
 
-func TestSuiteAcrossProcesses(t *testing.T) {
+func TestSuiteAcrossTheLink(t *testing.T) {
 	virttest.Suite(t, func(t *testing.T) virttest.Rig {
+		t.Helper()
 		var hosts [2]*fake.Host
 		for i := range hosts { // a world each: only the link joins them
 			c := brisk(fmt.Sprintf("process-%d", i))

@@ -38,6 +38,10 @@ type Config struct {
 	// live_migration_inbound_addr. Default: the host name; then no migrate URI is given.
 	InboundAddr string
 
+	// NativeTLS encrypts the memory stream with QEMU's own TLS: nova's
+	// live_migration_with_native_tls. Both hosts need QEMU's certificates. Default false.
+	NativeTLS bool
+
 	// CallTimeout bounds every call that has no bound of its own. Default 30 s.
 	CallTimeout time.Duration
 	// ConnectTimeout bounds dialling and greeting. Default 10 s.
@@ -50,6 +54,11 @@ type Config struct {
 	SaveTimeout time.Duration
 	// MigrateTimeout bounds one perform. The monitor ends a migration long before. Default 24 h.
 	MigrateTimeout time.Duration
+	// DetachTimeout is how long a guest may take to let go of an interface before it is asked
+	// again: nova's device_detach_timeout. Default 20 s.
+	DetachTimeout time.Duration
+	// DetachAttempts is how often it is asked: nova's device_detach_attempts. Default 8.
+	DetachAttempts int
 	// FilesTimeout bounds making one overlay. Default 60 s.
 	FilesTimeout time.Duration
 	// PingInterval is how often an idle connection is tried. Default 10 s.
@@ -97,6 +106,7 @@ func (c Config) withDefaults() Config {
 	count(&c.CallsPerConnection, 4)
 	count(&c.MaxMigrations, 4)
 	count(&c.EventBacklog, 10_000)
+	count(&c.DetachAttempts, 8)
 	if c.Log == nil {
 		c.Log = func(context.Context, string, error) {}
 	}
@@ -121,6 +131,7 @@ func (c *Config) durations() {
 	set(&c.SaveTimeout, 30*time.Minute)
 	set(&c.MigrateTimeout, 24*time.Hour)
 	set(&c.FilesTimeout, time.Minute)
+	set(&c.DetachTimeout, 20*time.Second)
 	set(&c.PingInterval, 10*time.Second)
 	set(&c.ReconnectFirst, 200*time.Millisecond)
 	set(&c.ReconnectLimit, 10*time.Second)

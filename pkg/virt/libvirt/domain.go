@@ -2,7 +2,6 @@ package libvirt
 
 import (
 	"context"
-	"errors"
 
 	golibvirt "github.com/digitalocean/go-libvirt"
 	"github.com/google/uuid"
@@ -27,14 +26,24 @@ func owned(lv *golibvirt.Libvirt, id string) (golibvirt.Domain, error) {
 	if err != nil {
 		return dom, err
 	}
+	_, ours, err := metadata(lv, dom)
+	if err == nil && !ours {
+		err = errForeign()
+	}
+	return dom, err
+}
+
+// metadata reads our mark on a domain; ours is false for a foreign one.
+func metadata(lv *golibvirt.Libvirt, dom golibvirt.Domain) (m domxml.Metadata, ours bool, err error) {
 	xml, err := lv.DomainGetMetadata(dom, int32(golibvirt.DomainMetadataElement), golibvirt.OptString{domxml.Namespace}, golibvirt.DomainAffectCurrent)
-	if err != nil && !isCode(err, golibvirt.ErrNoDomainMetadata) {
-		return dom, err
+	if isCode(err, golibvirt.ErrNoDomainMetadata) {
+		return m, false, nil
 	}
-	if m, ok := domxml.ParseMetadata(xml); err == nil && ok && m.Instance == id {
-		return dom, nil
+	if err != nil {
+		return m, false, err
 	}
-	return dom, errForeign()
+	m, ok := domxml.ParseMetadata(xml)
+	return m, ok && m.Instance == uuid.UUID(dom.UUID).String(), nil
 }
 
 func errForeign() error {
@@ -58,30 +67,6 @@ func (d *Driver) onDomainWithin(ctx context.Context, c call, fn func(*golibvirt.
 	return err
 }
 
-// List gives every domain of the host, foreign ones included. One that
-// disappears meanwhile is left out.
-func (d *Driver) List(ctx context.Context) ([]virt.Domain, error) {
-	const op = "list"
-	doms, err := control(ctx, d, op, "", func(lv *golibvirt.Libvirt) ([]golibvirt.Domain, error) {
-		doms, _, err := lv.ConnectListAllDomains(1, golibvirt.ConnectListDomainsActive|golibvirt.ConnectListDomainsInactive)
-		return doms, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	out := make([]virt.Domain, 0, len(doms))
-	for _, dom := range doms {
-		v, err := d.Lookup(ctx, uuid.UUID(dom.UUID).String())
-		switch {
-		case err == nil:
-			out = append(out, v)
-		case !errors.Is(err, fault.NotFound):
-			return nil, fault.Wrap(err, op, "")
-		}
-	}
-	return out, nil
-}
-
 // Lookup gives one domain.
 func (d *Driver) Lookup(ctx context.Context, id string) (virt.Domain, error) {
 	return control(ctx, d, "lookup", id, func(lv *golibvirt.Libvirt) (virt.Domain, error) { return describe(lv, id) })
@@ -98,12 +83,11 @@ func describe(lv *golibvirt.Libvirt, id string) (virt.Domain, error) {
 		if err != nil {
 			return virt.Domain{}, err
 		}
-		off := v.State == virt.Shutoff || v.State == virt.NoState
-		if off != v.Active() {
+		if gone(v.State) != v.Active() {
 			return v, nil
 		}
 		if try == tries {
-			if off {
+			if gone(v.State) {
 				v.ID = -1
 			}
 			return v, nil

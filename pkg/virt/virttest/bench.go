@@ -175,6 +175,20 @@ func (b *bench) eventually(what string, done func() (ok bool, seen string)) {
 	}
 }
 
+// never looks a few times more, and reports what should not have come.
+func (b *bench) never(what string, came func() (ok bool, seen string)) {
+	b.t.Helper()
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for range 10 {
+		if ok, seen := came(); ok {
+			b.t.Errorf("%s: %s", what, seen)
+			return
+		}
+		<-tick.C
+	}
+}
+
 // beside is a call that runs beside the case.
 type beside = *green.Thread[struct{}]
 

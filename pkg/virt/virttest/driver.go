@@ -7,6 +7,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
@@ -84,6 +85,16 @@ type Mover interface {
 	// StartPostCopy switches a running job that allows it; there is no way back. conflict
 	// without a job, and when the request did not allow it.
 	StartPostCopy(ctx context.Context, id string) error
+}
+
+// Ports is what a driver that can plug interfaces into a guest has beside Driver.
+type Ports interface {
+	// AttachPort gives a domain an interface on the port's tap, which must be there: in its
+	// definition and, when it is on, in the guest. There already is success.
+	AttachPort(ctx context.Context, id string, p instance.Port) error
+	// DetachPort takes it away again, from a running guest when the guest lets go of it; timeout
+	// when it never does. Gone already is success.
+	DetachPort(ctx context.Context, id string, p instance.Port) error
 }
 
 // Host describes the machine and tells of events.

@@ -16,7 +16,7 @@ func testStatistics(b *bench) {
 	r := b.newMigration(b.Dest, id, 2)
 	done := b.slow(r)
 	first := b.waitJob(id, "figures", func(j virt.Job) bool { return j.Memory.Remaining > 0 && j.Iteration > 0 && j.Elapsed > 0 })
-	if first.Memory.Total < first.Memory.Remaining || first.Memory.Total < uint64(b.specs[id].MemoryMiB)<<20 { //nolint:gosec // a small guest
+	if first.Memory.Total < first.Memory.Remaining || first.Memory.Total < uint64(b.specs[id].MemoryMiB)<<20 {
 		b.t.Errorf("job %+v: want a total of at least the guest's memory and what remains", first)
 	}
 	second := b.waitJob(id, "remaining falls", func(j virt.Job) bool { return j.Memory.Remaining < first.Memory.Remaining })
@@ -77,7 +77,7 @@ func testSteer(b *bench) {
 	b.ok("SetMaxDowntime", b.Source.SetMaxDowntime(b.ctx, id, 500*time.Millisecond))
 	b.ok("SetBandwidth", b.Source.SetBandwidth(b.ctx, id, b.SlowMiB*2))
 	j := b.waitJob(id, "it still moves", func(j virt.Job) bool { return j.Memory.Remaining > 0 })
-	slowest := time.Duration(j.Memory.Remaining/(b.SlowMiB<<20)) * time.Second //nolint:gosec // a small guest
+	slowest := time.Duration(j.Memory.Remaining/(b.SlowMiB<<20)) * time.Second
 	sped := time.Now()
 	b.ok("SetBandwidth", b.Source.SetBandwidth(b.ctx, id, 0))
 	b.ok("Migrate", b.result("Migrate", done))

@@ -20,6 +20,10 @@ type Rig struct {
 	// ends, and gives its id. nil: the case of the foreign domain is left out.
 	Foreign func(t *testing.T) string
 
+	// Port gives a port whose tap exists on Source, for a guest that lets go of interfaces
+	// when asked. nil, or a Source that is no [Ports]: the case of ports is left out.
+	Port func() instance.Port
+
 	// Tick is a text that the guest writes to its console once it is up, "tick" if empty.
 	Tick string
 
@@ -57,6 +61,7 @@ func SuiteWith(t *testing.T, run Runner, newRig func(t *testing.T) Rig) {
 	t.Helper()
 	for _, c := range cases() {
 		run(t, c.name, func(t *testing.T) {
+			t.Helper()
 			rig := newRig(t)
 			if c.needs != nil && !c.needs(rig) {
 				t.Logf("left out: this rig has no %s", c.name)
@@ -90,6 +95,7 @@ func cases() []testCase {
 		{name: "save and restore", test: testSave},
 		{name: "console", test: testConsole},
 		{name: "stats", test: testStats},
+		{name: "ports come and go", test: testPorts, needs: hasPorts},
 		{name: "shutdown by ACPI", test: testShutdown, needs: func(r Rig) bool { return r.Shutdown }},
 		{name: "events in order", test: testEvents},
 		{name: "events end with cancel", test: testEventsCancel},

@@ -26,8 +26,9 @@ func memoryCases() []parked {
 	return []parked{
 		{kind: "raw", count: 100_000},
 		{kind: "event", count: 100_000, most: 3300},
-		{kind: "sleep", count: 100_000, most: 3300},
 		{kind: "context", count: 100_000, most: 3300},
+		{kind: "sleep", count: 100_000},
+		{kind: "raw-sleep", count: 100_000},
 		{kind: "event", count: 1_000_000, most: 3300},
 		{kind: "afterfunc", count: 100_000},
 		{kind: "spawnafter", count: 100_000, most: 400},
@@ -44,7 +45,7 @@ func measureMemory() bool {
 		for range 3 {
 			got = append(got, parkElsewhere(c))
 		}
-		line := fmt.Sprintf("  %-24s %9d %9.0f", c.kind, c.count, median(got))
+		line := fmt.Sprintf("  %-24s %9d %9.0f  %7.0f MB in all", c.kind, c.count, median(got), median(got)*float64(c.count)/1e6)
 		if c.most > 0 {
 			ok := median(got) <= c.most
 			line += fmt.Sprintf("  at most %.0f: %s", c.most, word(ok))
@@ -112,6 +113,8 @@ func parker(kind string, begun *sync.WaitGroup) func() any {
 				return 0, nil
 			})
 		}
+	case "raw-sleep":
+		return func() any { go rawSleep(ctx, begun); return nil }
 	case "afterfunc":
 		return func() any { begun.Done(); return time.AfterFunc(time.Hour, func() {}) }
 	case "spawnafter":
@@ -121,6 +124,19 @@ func parker(kind string, begun *sync.WaitGroup) func() any {
 		return func() any { begun.Done(); return green.SpawnAfter(ctx, time.Hour, one) }
 	default:
 		panic("unknown kind " + kind)
+	}
+}
+
+// rawSleep is what a sleep that a context can end costs without green.
+func rawSleep(ctx context.Context, begun *sync.WaitGroup) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	begun.Done()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 

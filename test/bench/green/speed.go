@@ -47,7 +47,7 @@ func groups() []group {
 			{name: "channel, 8 workers", run: channelWorkers},
 			{name: "KeyedQueue, int keys", run: keyedInts, fastest: 2e6},
 			{name: "KeyedQueue, 36-byte string keys", run: keyedStrings, fastest: 2e6},
-			{name: "KeyedQueue, ints, added before", run: keyedAhead},
+			{name: "KeyedQueue, all added before Run", run: keyedAhead},
 		}},
 	}
 }
