@@ -82,10 +82,15 @@ func Newf(k Kind, op, subject, format string, args ...any) *Error {
 	return New(k, op, subject, fmt.Sprintf(format, args...))
 }
 
-// Wrap gives err a place: op and subject. Its kind is kept ([KindOf]). Wrap of nil is nil.
+// Wrap gives err a place: op and subject. Its kind is kept ([KindOf]). An error that
+// has this place already stays as it is, so that a sentence does not say it twice.
+// Wrap of nil is nil.
 func Wrap(err error, op, subject string) error {
 	if err == nil {
 		return nil
+	}
+	if e, ok := err.(*Error); ok && e.Op == op && e.Subject == subject { //nolint:errorlint // the outermost place only
+		return err
 	}
 	return &Error{Kind: KindOf(err), Op: op, Subject: subject, Hint: HintOf(err), Details: DetailsOf(err), Err: err}
 }

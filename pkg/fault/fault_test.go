@@ -64,6 +64,19 @@ func TestWireRoundTrip(t *testing.T) {
 	}
 }
 
+func TestWrapSaysAPlaceOnce(t *testing.T) {
+	inner := fault.New(fault.Conflict, "start_instance", "i-1", "it is paused")
+	for want, err := range map[string]error{
+		"start_instance i-1: it is paused":                    fault.Wrap(inner, "start_instance", "i-1"),
+		"stop_instance i-1: start_instance i-1: it is paused": fault.Wrap(inner, "stop_instance", "i-1"),
+		"start_instance: start_instance i-1: it is paused":    fault.Wrap(inner, "start_instance", ""),
+	} {
+		if err.Error() != want || fault.KindOf(err) != fault.Conflict {
+			t.Errorf("Wrap = %v, want %s", err, want)
+		}
+	}
+}
+
 func TestCodes(t *testing.T) {
 	seen := map[int]fault.Kind{}
 	for _, k := range []fault.Kind{
