@@ -77,6 +77,15 @@ func TestWrapSaysAPlaceOnce(t *testing.T) {
 	}
 }
 
+func TestWireSaysAPlaceOnce(t *testing.T) {
+	inner := fault.New(fault.Conflict, "start_instance", "i-1", "it is paused")
+	for _, err := range []error{inner, fault.Wrap(inner, "", ""), fault.WrapAs(fault.Conflict, inner, "start_instance", "i-1")} {
+		if got := fault.Wire(err); got.Error() != "start_instance i-1: it is paused" || got.Op != "start_instance" {
+			t.Errorf("Wire(%v) = %v", err, got)
+		}
+	}
+}
+
 func TestCodes(t *testing.T) {
 	seen := map[int]fault.Kind{}
 	for _, k := range []fault.Kind{
