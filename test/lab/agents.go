@@ -83,7 +83,8 @@ func (a *Agent) Start(ctx context.Context) error {
 	}
 	defer ready.Close() //nolint:errcheck // nothing is written to it
 	begin := time.Now()
-	enter := a.Host.Command(ctx, "env", "NOTIFY_SOCKET="+socket, a.binary, "run", "--config", a.config).Args
+	// A service has a clean environment: nothing of the tester's configures the agent.
+	enter := a.Host.Command(ctx, "env", "-i", "PATH="+os.Getenv("PATH"), "NOTIFY_SOCKET="+socket, a.binary, "run", "--config", a.config).Args
 	if a.daemon, err = startDaemon(ctx, a.Log(), enter[0], enter[1:]...); err != nil {
 		return err
 	}
