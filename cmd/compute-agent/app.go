@@ -41,7 +41,8 @@ type app struct {
 func newApp(in io.Reader, out, err io.Writer, environ []string) *app {
 	a := &app{in: in, out: out, err: err, environ: environ, dial: dial, agent: runAgent}
 	if f, ok := out.(*os.File); ok {
-		a.terminal = term.IsTerminal(int(f.Fd()))
+		width, _, err := term.GetSize(int(f.Fd()))
+		a.terminal = err == nil && width > 0 // a terminal of unknown width gets lines
 	}
 	a.root = a.tree()
 	return a
@@ -78,15 +79,15 @@ type session struct {
 
 // connect reads how the bus is reached (flag, environment, file, default) and dials it.
 func (a *app) connect(ctx context.Context) (*session, error) {
-	c, err := a.rpcConfig()
+	c, err := a.controllerConfig()
 	if err != nil {
 		return nil, err
 	}
-	bus, err := a.dial(ctx, c)
+	bus, err := a.dial(ctx, c.RPC)
 	if err != nil {
-		return nil, a.unreachable(err, c.URL)
+		return nil, a.unreachable(err, c.RPC.URL)
 	}
-	o := controller.Options{Force: a.force}
+	o := controller.Options{Force: a.force, ServiceDownTime: c.Agent.ServiceDownTime}
 	if a.timeout > 0 {
 		o.CallTimeout, o.AcceptTimeout, o.TaskTimeout = a.timeout, a.timeout, a.timeout
 	}
@@ -102,9 +103,10 @@ func (a *app) with(ctx context.Context, fn func(ctx context.Context, s *session)
 	return errors.Join(fn(ctx, s), s.bus.Close())
 }
 
-// rpcConfig is the section rpc as a controller uses it. The file of an agent that
-// this user may not read is passed over, unless it was named.
-func (a *app) rpcConfig() (config.RPC, error) {
+// controllerConfig is the configuration as a controller uses it: where the bus is and
+// when a host counts as down. The file of an agent that this user may not read is
+// passed over, unless it was named.
+func (a *app) controllerConfig() (config.Config, error) {
 	s := config.Sources{File: a.configFile, Environ: a.environ}
 	if a.url != "" {
 		s.Flags = map[string]config.Flag{"rpc.url": {Name: "rpc-url", Value: a.url}}
@@ -114,12 +116,12 @@ func (a *app) rpcConfig() (config.RPC, error) {
 	}
 	l, err := config.Load(s)
 	if err != nil {
-		return config.RPC{}, err
+		return config.Config{}, err
 	}
 	if l.RPC.IsEmbedded() { // the agent's own server, seen from outside
 		l.RPC.URL = "nats://" + l.RPC.Listen
 	}
-	return l.RPC, nil
+	return l.Config, nil
 }
 
 func readable(path string) ([]byte, error) {

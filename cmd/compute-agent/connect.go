@@ -13,7 +13,10 @@ import (
 
 // dial connects as a controller.
 func dial(ctx context.Context, c config.RPC) (rpc.Transport, error) {
-	return rpc.Dial(ctx, c.Transport("compute-agent controller"))
+	urls, _ := c.Servers()
+	cfg := busConfig(c, urls)
+	cfg.Name, cfg.AutoSetup = "compute-agent controller", false
+	return rpc.Dial(ctx, cfg)
 }
 
 func (a *app) natsSetupCommand() *cobra.Command {

@@ -42,7 +42,7 @@ func hostTable(w io.Writer, hosts []controller.Host) {
 	for _, h := range hosts {
 		r := h.Resources
 		t.row(h.Host, hostState(h), h.Driver, fmt.Sprintf("%d of %d", r.VCPUsUsed, r.VCPUs), usedOf(r.MemoryMiBUsed, r.MemoryMiB),
-			fmt.Sprint(r.Instances), moving(h), short(h.Age)+" ago", h.Agent)
+			fmt.Sprint(r.Instances), moving(h), short(h.Age)+" ago", release(h.Agent))
 	}
 	t.flush("No host has reported yet. Start one: compute-agent run")
 }
@@ -59,6 +59,12 @@ func hostState(h controller.Host) string {
 	default:
 		return "up"
 	}
+}
+
+// release is the version without the build's details.
+func release(agent string) string {
+	version, _, _ := strings.Cut(agent, " ")
+	return version
 }
 
 func moving(h controller.Host) string {

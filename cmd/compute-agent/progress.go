@@ -23,6 +23,9 @@ const lastWord = 2 * time.Second
 // lineEvery is the least time between two lines of progress.
 const lineEvery = time.Second
 
+// figuresWidth keeps the bar from changing its length with its figures.
+const figuresWidth = 52
+
 // followMigration shows a migration from its cast to its end.
 func (a *app) followMigration(ctx context.Context, s *session, t *controller.Task, w *waiting, name string) (err error) {
 	defer func() { err = errors.Join(err, t.Close()) }()
@@ -154,7 +157,7 @@ func (p *progress) drawLocked() {
 		p.bars = mpb.New(mpb.WithOutput(p.app.out), mpb.WithWidth(40), mpb.WithRefreshRate(100*time.Millisecond))
 		p.bar = p.bars.New(100, mpb.BarStyle().Lbound(" ").Filler("━").Tip("━").Padding("─").Rbound(" "),
 			mpb.PrependDecorators(decor.Name(p.name+"  "), decor.Any(p.step, decor.WC{W: 14, C: decor.DindentRight})),
-			mpb.AppendDecorators(decor.Any(p.figures)))
+			mpb.AppendDecorators(decor.Any(p.figures, decor.WC{W: figuresWidth, C: decor.DindentRight})))
 	}
 	done := int64(p.m.Progress.Percent)
 	if p.m.Status == instance.MigrationCompleted {
@@ -197,7 +200,11 @@ func eta(left uint64, p instance.Progress) string {
 	if p.Bandwidth <= p.DirtyRate {
 		return "the guest writes as fast as it moves"
 	}
-	return "about " + short(time.Duration(float64(left)/float64(p.Bandwidth-p.DirtyRate)*float64(time.Second))) + " left"
+	d := time.Duration(float64(left) / float64(p.Bandwidth-p.DirtyRate) * float64(time.Second))
+	if d < time.Second {
+		return "less than 1 s left"
+	}
+	return "about " + short(d.Round(time.Second)) + " left"
 }
 
 // close leaves the bar as it stands and gives the terminal back.

@@ -59,7 +59,7 @@ func rigOf(ts *testscript.TestScript) *rig {
 func runScript(ts *testscript.TestScript, neg bool, args []string) {
 	r := rigOf(ts)
 	environ := []string{}
-	for _, name := range []string{"COMPUTE_AGENT_RPC_URL", "COMPUTE_AGENT_LOG_LEVEL", "COMPUTE_AGENT_CONFIG", "COMPUTE_AGENT_LGO_LEVEL"} {
+	for _, name := range []string{"COMPUTE_AGENT_RPC_URL", "COMPUTE_AGENT_LOG_LEVEL", "COMPUTE_AGENT_CONFIG", "COMPUTE_AGENT_LGO_LEVEL", "COMPUTE_AGENT_AGENT_SERVICE_DOWN_TIME"} {
 		if v := ts.Getenv(name); v != "" {
 			environ = append(environ, name+"="+v)
 		}

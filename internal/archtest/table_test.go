@@ -26,7 +26,7 @@ var floors = map[string]int{
 	"pkg/virt":          20,
 
 	"pkg/rpc/rpctest":  11,
-	"pkg/rpc/embedded": 9,
+	"pkg/rpc/embedded": 11,
 	"pkg/rpc":          10,
 	"pkg/state":        10,
 	"pkg/rpc/api":      8,

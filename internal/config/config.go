@@ -100,13 +100,12 @@ type Migration struct {
 	Outbound          int           `key:"max_concurrent_live_migrations" default:"2" min:"1" doc:"how many guests may leave at a time; others queue"`
 	Inbound           int           `key:"max_concurrent_inbound_migrations" default:"2" min:"1" doc:"how many guests may arrive at a time; a source that asks for more is told to try later"`
 	Policy            string        `key:"policy" default:"adaptive" oneof:"adaptive nova pause_now post_copy_now" doc:"how a migration is made to end: adaptive watches what remains, nova follows nova's time steps"`
-	OnStall           string        `key:"on_stall" default:"abort" oneof:"abort pause post_copy" doc:"what the adaptive policy does with a migration that does not get closer to its end"`
+	OnStall           string        `key:"on_stall" default:"abort" oneof:"abort pause post_copy" nova:"libvirt.live_migration_timeout_action" doc:"what is done with a migration that gets no closer to its end, or that passes its completion timeout: end it, pause the guest until it is over, or post-copy where that is allowed"`
 	Bandwidth         int           `key:"live_migration_bandwidth" default:"0" min:"0" doc:"MiB/s; 0: as much as there is"`
 	Downtime          time.Duration `key:"live_migration_downtime" default:"500ms" min:"100ms" doc:"policy nova: the longest pause of the guest at the switch"`
 	DowntimeSteps     int           `key:"live_migration_downtime_steps" default:"10" min:"3" doc:"policy nova: in how many steps the permitted pause is raised to that"`
 	DowntimeDelay     time.Duration `key:"live_migration_downtime_delay" default:"75s" min:"3s" doc:"policy nova: time between two steps, per GiB"`
 	CompletionTimeout time.Duration `key:"live_migration_completion_timeout" default:"800s" min:"0s" doc:"how long a migration may take, per GiB; 0: without end"`
-	TimeoutAction     string        `key:"live_migration_timeout_action" default:"abort" oneof:"abort force_complete" doc:"policy nova: what happens then"`
 	PermitPostCopy    bool          `key:"live_migration_permit_post_copy" default:"false" doc:"allow post-copy, after which there is no way back"`
 	PermitAutoConv    bool          `key:"live_migration_permit_auto_converge" default:"false" doc:"allow QEMU to slow the guest down; not used when post-copy is allowed"`
 	Parallel          int           `key:"parallel_connections" default:"0" min:"0" doc:"connections that the memory is spread over; 0: one, as without multifd"`

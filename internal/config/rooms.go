@@ -79,7 +79,7 @@ func (r RPC) Servers() (urls []string, embedded bool) {
 	if r.URL == "embedded" {
 		return []string{"nats://" + r.Listen}, true
 	}
-	for _, u := range strings.Split(r.URL, ",") {
+	for u := range strings.SplitSeq(r.URL, ",") {
 		if u = strings.TrimSpace(u); u != "" {
 			urls = append(urls, u)
 		}

@@ -26,6 +26,7 @@ const (
 
 // rig is a fleet of two hosts with one instance, and a client beside it.
 type rig struct {
+	t      *testing.T
 	bus    *rpc.Bus
 	fleet  *controllertest.Fleet
 	conn   rpc.Transport
@@ -33,15 +34,15 @@ type rig struct {
 }
 
 // inBubble runs a test with a rig on virtual time.
-func inBubble(t *testing.T, test func(t *testing.T, r *rig)) {
+func inBubble(t *testing.T, test func(r *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		bus := rpc.NewBus()
-		r := &rig{bus: bus, conn: bus.Connect("controller")}
+		r := &rig{t: t, bus: bus, conn: bus.Connect("controller")}
 		r.fleet = controllertest.NewFleet(t, bus.Connect("agents"), "node1", "node2")
 		r.fleet.Add(t, "node1", "web1", web1)
 		r.client = controller.New(r.conn, controller.Options{})
-		test(t, r)
+		test(r)
 	})
 }
 
@@ -59,7 +60,8 @@ func wantKind(t *testing.T, what string, err error, kind fault.Kind, parts ...st
 }
 
 func TestVerbs(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(r *rig) {
+		t := r.t
 		ctx, c := t.Context(), r.client
 		verbs := []struct {
 			name string
@@ -112,7 +114,8 @@ func wait(t *testing.T, verb func(context.Context, string) (*controller.Task, er
 }
 
 func TestBuildAndMigrate(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(r *rig) {
+		t := r.t
 		ctx, c := t.Context(), r.client
 		r.fleet.Step = time.Second
 		task, err := c.BuildAndRunInstance(ctx, "node1", instance.Spec{UUID: web2, Name: "web2", VCPUs: 1, MemoryMiB: 128})
@@ -152,7 +155,8 @@ func TestBuildAndMigrate(t *testing.T) {
 }
 
 func TestAbort(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(r *rig) {
+		t := r.t
 		ctx, c := t.Context(), r.client
 		r.fleet.Step = time.Minute
 		move, err := c.LiveMigration(ctx, "web1", api.MigrateArgs{Dest: "node2"})
@@ -173,7 +177,8 @@ func TestAbort(t *testing.T) {
 }
 
 func TestHostLookup(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(r *rig) {
+		t := r.t
 		ctx, c := t.Context(), r.client
 		spec := instance.Spec{UUID: web2, Name: "web2", VCPUs: 1, MemoryMiB: 128}
 		_, err := c.BuildAndRunInstance(ctx, "nod1", spec)
@@ -203,7 +208,8 @@ func TestHostLookup(t *testing.T) {
 
 // A cast that the agent never accepted is sent again and runs once.
 func TestResend(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(r *rig) {
+		t := r.t
 		r.fleet.IgnoreCasts(1)
 		begun := time.Now()
 		task, err := r.client.StopInstance(t.Context(), "web1", true)
@@ -222,8 +228,58 @@ func TestResend(t *testing.T) {
 	})
 }
 
+// shaky is a client whose first readers of events break after a while.
+type shaky struct {
+	rpc.Client
+	breaks int
+}
+
+func (s *shaky) Events(ctx context.Context, f rpc.EventFilter) (rpc.EventReader, error) {
+	if s.breaks--; s.breaks >= 0 {
+		if s.breaks%2 == 0 {
+			return nil, fault.New(fault.Unavailable, "", "", "the bus is away")
+		}
+		return broken{}, nil
+	}
+	return s.Client.Events(ctx, f)
+}
+
+type broken struct{}
+
+func (broken) Next(context.Context) (rpc.Event, error) {
+	return rpc.Event{}, fault.New(fault.Unavailable, "", "", "the bus went away")
+}
+func (broken) Close() error { return nil }
+
+// A reader that breaks is opened again, and nothing is missed.
+func TestReadersThatBreak(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		t := r.t
+		client := controller.New(&shaky{Client: r.conn, breaks: 4}, controller.Options{})
+		task, err := client.StopInstance(t.Context(), "web1", true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := task.Wait(t.Context()); err != nil {
+			t.Errorf("Wait = %v", err)
+		}
+		client = controller.New(&shaky{Client: r.conn, breaks: 4}, controller.Options{})
+		enough := errors.New("enough")
+		err = client.WatchEvents(t.Context(), rpc.EventFilter{Kind: api.EventTask, From: rpc.FromAll}, func(e rpc.Event) error {
+			if strings.Contains(string(e.Body), string(api.TaskSucceeded)) {
+				return enough
+			}
+			return nil
+		})
+		if !errors.Is(err, enough) {
+			t.Errorf("WatchEvents = %v", err)
+		}
+	})
+}
+
 func TestNobodyAccepts(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(r *rig) {
+		t := r.t
 		r.bus.Partition("agents")
 		task, err := r.client.StopInstance(t.Context(), "web1", true)
 		if err != nil {
@@ -247,7 +303,8 @@ func TestNobodyAccepts(t *testing.T) {
 }
 
 func TestWaitEndsWithItsContext(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(r *rig) {
+		t := r.t
 		r.fleet.Step = time.Hour
 		task, err := r.client.LiveMigration(t.Context(), "web1", api.MigrateArgs{Dest: "node2"})
 		if err != nil {
@@ -268,7 +325,8 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(r *rig) {
+		t := r.t
 		want := fault.New(fault.Conflict, api.StartInstance, web1, "it is being migrated").WithHint("wait").WithDetail("task_state", "migrating")
 		r.fleet.Refuse(api.StartInstance, want)
 		task, err := r.client.StartInstance(t.Context(), "web1")
@@ -291,7 +349,8 @@ func TestRefused(t *testing.T) {
 }
 
 func TestRequestID(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(r *rig) {
+		t := r.t
 		ctx := controller.WithRequestID(t.Context(), none)
 		for range 2 {
 			task, err := r.client.StopInstance(ctx, "web1", true)
@@ -311,7 +370,8 @@ func TestRequestID(t *testing.T) {
 }
 
 func TestFind(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(r *rig) {
+		t := r.t
 		ctx, c := t.Context(), r.client
 		r.fleet.Add(t, "node2", "twin", web2)
 		r.fleet.Add(t, "node1", "twin", none)
@@ -346,7 +406,8 @@ func TestFind(t *testing.T) {
 }
 
 func TestCalls(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(r *rig) {
+		t := r.t
 		ctx, c := t.Context(), r.client
 		if out, err := c.GetConsoleOutput(ctx, "web1", 100); err != nil || out != "login: " {
 			t.Errorf("GetConsoleOutput = %q, %v", out, err)
@@ -374,7 +435,8 @@ func TestCalls(t *testing.T) {
 }
 
 func TestWatchEvents(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(r *rig) {
+		t := r.t
 		wait(t, r.client.PauseInstance, "web1")
 		var states []api.TaskState
 		enough := errors.New("enough")
@@ -396,7 +458,8 @@ func TestWatchEvents(t *testing.T) {
 }
 
 func TestWatchInstances(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(r *rig) {
+		t := r.t
 		wait(t, r.client.TerminateInstance, "web1")
 		r.fleet.Add(t, "node2", "web2", web2)
 		enough := errors.New("enough")

@@ -163,43 +163,43 @@ func (c *Client) WatchInstances(ctx context.Context, host, uuid string, fn func(
 }
 
 // WatchEvents calls fn with each event that the filter selects, until fn gives an
-// error (that one) or ctx ends (its cause). After the bus was away it goes on with
-// the event after the last one.
+// error (that one) or ctx ends (its cause). When the bus goes away meanwhile it waits
+// and goes on with the event after the last one.
 func (c *Client) WatchEvents(ctx context.Context, f rpc.EventFilter, fn func(rpc.Event) error) error {
-	for {
-		err := c.readEvents(ctx, &f, fn)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		var away *busError
-		if !errors.As(err, &away) || !fault.Retryable(away.err) {
-			return err
-		}
-		if err := pause(ctx, c.opts.ResendInterval); err != nil {
-			return err
-		}
-	}
-}
-
-// busError tells an error of the reader from one of fn.
-type busError struct{ err error }
-
-func (e *busError) Error() string { return e.err.Error() }
-func (e *busError) Unwrap() error { return e.err }
-
-func (c *Client) readEvents(ctx context.Context, f *rpc.EventFilter, fn func(rpc.Event) error) error {
-	events, err := c.bus.Events(ctx, *f)
+	events, err := c.bus.Events(ctx, f)
 	if err != nil {
 		return fault.Wrap(err, "read events", "")
 	}
 	for {
 		e, err := events.Next(ctx)
-		if err != nil {
-			return errors.Join(&busError{fault.Wrap(err, "read events", "")}, events.Close())
+		switch {
+		case err == nil:
+			f.Sequence = e.Sequence + 1
+			if err := fn(e); err != nil {
+				return errors.Join(err, events.Close())
+			}
+		case ctx.Err() != nil:
+			return errors.Join(context.Cause(ctx), events.Close())
+		case !fault.Retryable(err):
+			return errors.Join(fault.Wrap(err, "read events", ""), events.Close())
+		default:
+			if events, err = c.openAgain(ctx, f, events); err != nil {
+				return err
+			}
 		}
-		f.Sequence = e.Sequence + 1
-		if err := fn(e); err != nil {
-			return errors.Join(err, events.Close())
+	}
+}
+
+// openAgain replaces a reader that the bus ended, however long that takes.
+func (c *Client) openAgain(ctx context.Context, f rpc.EventFilter, old rpc.EventReader) (rpc.EventReader, error) {
+	_ = old.Close() // it is broken already
+	for {
+		if err := pause(ctx, c.opts.ResendInterval); err != nil {
+			return nil, err
+		}
+		events, err := c.bus.Events(ctx, f)
+		if err == nil || !fault.Retryable(err) {
+			return events, err
 		}
 	}
 }

@@ -202,7 +202,7 @@ func (t *Task) send(ctx context.Context) error {
 }
 
 func (t *Task) open(ctx context.Context) error {
-	events, err := t.client.bus.Events(ctx, rpc.EventFilter{Host: t.host, Kind: api.EventTask, ID: t.message.RequestID, From: rpc.FromLast})
+	events, err := t.client.bus.Events(ctx, t.filter())
 	if err != nil {
 		return fault.Wrap(err, "read events of", t.host)
 	}
@@ -213,19 +213,16 @@ func (t *Task) open(ctx context.Context) error {
 // reopen begins again at the last known event after the bus was away; the bound
 // is the caller's context.
 func (t *Task) reopen(ctx context.Context) error {
-	for {
-		if pause(ctx, t.client.opts.ResendInterval) != nil {
-			return t.given(ctx)
-		}
-		old := t.events
-		err := t.open(ctx)
-		if err == nil {
-			return old.Close()
-		}
-		if !fault.Retryable(err) {
-			return err
-		}
+	events, err := t.client.openAgain(ctx, t.filter(), t.events)
+	if err != nil {
+		return err
 	}
+	t.events = events
+	return nil
+}
+
+func (t *Task) filter() rpc.EventFilter {
+	return rpc.EventFilter{Host: t.host, Kind: api.EventTask, ID: t.message.RequestID, From: rpc.FromLast}
 }
 
 // given is the error of a wait that its context ended.

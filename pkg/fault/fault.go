@@ -82,10 +82,15 @@ func Newf(k Kind, op, subject, format string, args ...any) *Error {
 	return New(k, op, subject, fmt.Sprintf(format, args...))
 }
 
-// Wrap gives err a place: op and subject. Its kind is kept ([KindOf]). Wrap of nil is nil.
+// Wrap gives err a place: op and subject. Its kind is kept ([KindOf]). An *Error that
+// has this place already, or is given none, stays as it is: no sentence says it twice.
+// Wrap of nil is nil.
 func Wrap(err error, op, subject string) error {
 	if err == nil {
 		return nil
+	}
+	if e, ok := err.(*Error); ok && (op == "" && subject == "" || e.Op == op && e.Subject == subject) { //nolint:errorlint // the outermost place only
+		return err
 	}
 	return &Error{Kind: KindOf(err), Op: op, Subject: subject, Hint: HintOf(err), Details: DetailsOf(err), Err: err}
 }
@@ -206,7 +211,9 @@ func Wire(err error) *Error {
 	if errors.As(err, &e) {
 		w.Op, w.Subject = e.Op, e.Subject
 		if place := strings.TrimSpace(e.Op + " " + e.Subject); place != "" && w.Message != place {
-			w.Message = strings.TrimPrefix(w.Message, place+": ")
+			for strings.HasPrefix(w.Message, place+": ") { // each floor may have said it
+				w.Message = strings.TrimPrefix(w.Message, place+": ")
+			}
 		}
 	}
 	return w

@@ -64,6 +64,28 @@ func TestWireRoundTrip(t *testing.T) {
 	}
 }
 
+func TestWrapSaysAPlaceOnce(t *testing.T) {
+	inner := fault.New(fault.Conflict, "start_instance", "i-1", "it is paused")
+	for want, err := range map[string]error{
+		"start_instance i-1: it is paused":                    fault.Wrap(inner, "start_instance", "i-1"),
+		"stop_instance i-1: start_instance i-1: it is paused": fault.Wrap(inner, "stop_instance", "i-1"),
+		"start_instance: start_instance i-1: it is paused":    fault.Wrap(inner, "start_instance", ""),
+	} {
+		if err.Error() != want || fault.KindOf(err) != fault.Conflict {
+			t.Errorf("Wrap = %v, want %s", err, want)
+		}
+	}
+}
+
+func TestWireSaysAPlaceOnce(t *testing.T) {
+	inner := fault.New(fault.Conflict, "start_instance", "i-1", "it is paused")
+	for _, err := range []error{inner, fault.Wrap(inner, "", ""), fault.WrapAs(fault.Conflict, inner, "start_instance", "i-1")} {
+		if got := fault.Wire(err); got.Error() != "start_instance i-1: it is paused" || got.Op != "start_instance" {
+			t.Errorf("Wire(%v) = %v", err, got)
+		}
+	}
+}
+
 func TestCodes(t *testing.T) {
 	seen := map[int]fault.Kind{}
 	for _, k := range []fault.Kind{

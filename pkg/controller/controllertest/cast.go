@@ -45,22 +45,27 @@ func (f *Fleet) take(ctx context.Context, host string, d rpc.Delivery) error {
 		return nil
 	}
 	f.tasks[d.RequestID] = api.TaskEvent{RequestID: d.RequestID, Method: d.Method, Host: host}
-	f.admitLocked(d.Message)
 	f.mu.Unlock()
 	if known {
 		return f.tell(ctx, last, last.State)
+	}
+	if err := f.admit(ctx, host, d.Message); err != nil {
+		return err
 	}
 	green.SpawnN(ctx, func(ctx context.Context) error { return f.carryOut(ctx, host, d.Message) })
 	return nil
 }
 
-// admitLocked notes a migration when it is read, so that an abort that is read after
+// admit publishes a migration when it is read, so that an abort that is read after
 // it finds it.
-func (f *Fleet) admitLocked(m rpc.Message) {
+func (f *Fleet) admit(ctx context.Context, host string, m rpc.Message) error {
 	var args api.MigrateArgs
-	if m.Method == api.LiveMigration && api.Decode(m.Method, m.Args, &args) == nil && f.migrations[args.Migration] == nil {
-		f.migrations[args.Migration] = &instance.Migration{UUID: args.Migration, Instance: args.Instance, Status: instance.MigrationAccepted}
+	if lawful := m.Method == api.LiveMigration && api.Decode(m.Method, m.Args, &args) == nil; !lawful {
+		return nil
 	}
+	return f.publish(ctx, instance.Migration{
+		UUID: args.Migration, Instance: args.Instance, Source: host, Dest: args.Dest, Status: instance.MigrationAccepted, Phase: "accept", StartedAt: time.Now(),
+	})
 }
 
 // carryOut walks a task through its events.
