@@ -21,6 +21,7 @@ tour() {
 	if [ -n "${KERNEL:-}" ]; then
 		create+=(--kernel "$KERNEL" --initrd "$INITRD" --cmdline "$CMDLINE" --cpu qemu64)
 	fi
+	both_up
 	say "Two hosts"
 	show host list
 	say "An instance on $HOST1"
@@ -35,6 +36,18 @@ tour() {
 	show instance list
 	say "What happened"
 	show events --instance web1
+}
+
+# both_up waits until both hosts have told what their hypervisor has.
+both_up() {
+	for _ in $(seq 100); do
+		if [ "$("$BIN" host list -o json 2>/dev/null | grep -c '"hypervisor": *"connected"' || true)" = 2 ]; then
+			return
+		fi
+		sleep 0.1
+	done
+	echo "the hosts did not come up within 10 s" >&2
+	return 1
 }
 
 # mac is the address that the lab's guest answers under.
@@ -63,19 +76,11 @@ simulated() {
 		--state-dir "$dir/state" >"$dir/log" 2>&1 &
 	pid=$!
 	trap 'kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; rm -rf "$dir"' EXIT # both are global: a trap outlives its function
-	for _ in $(seq 100); do
-		if [ "$("$BIN" host list -o json 2>/dev/null | grep -c '"hypervisor": *"connected"' || true)" = 2 ]; then
-			tour
-			return
-		fi
-		if ! kill -0 "$pid" 2>/dev/null; then
-			break
-		fi
-		sleep 0.1
-	done
-	echo "the hosts did not come up; the agent said:" >&2
-	cat "$dir/log" >&2
-	return 1
+	if ! test/demo/demo.sh tour; then
+		echo "the agents said:" >&2
+		cat "$dir/log" >&2
+		return 1
+	fi
 }
 
 # real starts two real hypervisor hosts and gives them the tour.
