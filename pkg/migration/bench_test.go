@@ -34,7 +34,10 @@ func (w *instant) Lookup(_ context.Context, id string) (virt.Domain, error) {
 	return virt.Domain{UUID: id, ID: 1, State: virt.Running}, nil
 }
 
-func (w *instant) Job(context.Context, string) (virt.Job, error) {
+func (w *instant) Job(_ context.Context, id string) (virt.Job, error) {
+	if w.gone.Load() {
+		return virt.Job{}, fault.New(fault.NotFound, "Job", id, "no such domain")
+	}
 	return virt.Job{Type: virt.JobUnbounded, Iteration: 1, Bandwidth: 1, Memory: instance.Amount{Total: 100, Remaining: 50}}, nil
 }
 func (w *instant) SetMaxDowntime(context.Context, string, time.Duration) error { return nil }
