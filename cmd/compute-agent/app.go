@@ -24,8 +24,11 @@ type app struct {
 	out, err io.Writer
 	environ  []string
 	terminal bool // out is one: bars may be drawn
+	asks     bool // so is in: a person can be asked
 	// dial connects to the bus; tests put the one in memory here.
 	dial func(ctx context.Context, c config.RPC) (rpc.Transport, error)
+	// interrupts delivers each Ctrl-C to a command that has something to say to it.
+	interrupts func() (signals <-chan os.Signal, stop func())
 	// agent runs the daemon until ctx ends.
 	agent func(ctx context.Context, c config.Config) error
 
@@ -39,10 +42,13 @@ type app struct {
 }
 
 func newApp(in io.Reader, out, err io.Writer, environ []string) *app {
-	a := &app{in: in, out: out, err: err, environ: environ, dial: dial, agent: runAgent}
+	a := &app{in: in, out: out, err: err, environ: environ, dial: dial, interrupts: interrupts, agent: runAgent}
 	if f, ok := out.(*os.File); ok {
 		width, _, err := term.GetSize(int(f.Fd()))
 		a.terminal = err == nil && width > 0 // a terminal of unknown width gets lines
+	}
+	if f, ok := in.(*os.File); ok {
+		a.asks = a.terminal && term.IsTerminal(int(f.Fd()))
 	}
 	a.root = a.tree()
 	return a

@@ -174,18 +174,5 @@ func (a *app) printEventObject(e rpc.Event) error {
 		ID       string          `json:"id"`
 		Body     json.RawMessage `json:"body"`
 	}{e.Sequence, e.At, e.Host, e.Kind, e.ID, e.Body}
-	raw, err := json.Marshal(object)
-	if err != nil {
-		return fault.WrapAs(fault.Internal, err, "event", e.ID)
-	}
-	if a.output == outputYAML {
-		if raw, err = toYAML(raw); err != nil {
-			return err
-		}
-		raw = append([]byte("---\n"), raw...)
-		_, err = a.out.Write(raw)
-		return err
-	}
-	_, err = a.out.Write(append(raw, '\n'))
-	return err
+	return a.line(object)
 }

@@ -198,7 +198,7 @@ func (f *Fleet) migrate(ctx context.Context, host string, args api.MigrateArgs) 
 	}
 	m.Status, m.Phase = instance.MigrationRunning, "perform"
 	for step := range f.Steps {
-		if err := green.Sleep(ctx, f.Step); err != nil {
+		if err := green.Sleep(ctx, f.step()); err != nil {
 			return err
 		}
 		if f.isAborted(m.UUID) {
