@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -39,6 +41,9 @@ type app struct {
 	timeout    time.Duration
 	output     string
 	force      bool
+
+	mu    sync.Mutex
+	typed map[string]string // the name that was typed for an instance, by its UUID
 }
 
 func newApp(in io.Reader, out, err io.Writer, environ []string) *app {
@@ -93,11 +98,32 @@ func (a *app) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, a.unreachable(err, c.RPC.URL)
 	}
-	o := controller.Options{Force: a.force, ServiceDownTime: c.Agent.ServiceDownTime}
+	o := controller.Options{Force: a.force, ServiceDownTime: c.Agent.ServiceDownTime, Resolved: a.remember}
 	if a.timeout > 0 {
 		o.CallTimeout, o.AcceptTimeout, o.TaskTimeout = a.timeout, a.timeout, a.timeout
 	}
 	return &session{controller.New(bus, o), bus}, nil
+}
+
+// remember keeps a name that was typed, and called gives it beside the UUID in a text.
+func (a *app) remember(name, uuid string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.typed == nil {
+		a.typed = map[string]string{}
+	}
+	a.typed[uuid] = name
+}
+
+func (a *app) called(text string) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for uuid, name := range a.typed {
+		if !strings.Contains(text, name+" ("+uuid+")") {
+			text = strings.ReplaceAll(text, uuid, name+" ("+uuid+")")
+		}
+	}
+	return text
 }
 
 // with connects, runs fn and disconnects.

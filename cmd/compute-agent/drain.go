@@ -113,7 +113,7 @@ func (a *app) drain(ctx context.Context, s *session, host string, o controller.D
 	case err != nil:
 		return err
 	}
-	if err := a.drained(res, o, time.Since(begun)); err != nil {
+	if err := a.drained(res, time.Since(begun)); err != nil {
 		return err
 	}
 	if err := res.Err(); interrupts > 0 && err != nil {
@@ -124,8 +124,7 @@ func (a *app) drain(ctx context.Context, s *session, host string, o controller.D
 
 // hintedErr adds a hint to an error, if there is one.
 func hintedErr(err error, hint string) error {
-	var e *fault.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*fault.Error](err); ok {
 		return e.WithHint("%s", hint)
 	}
 	return err
@@ -172,7 +171,7 @@ func goes(n int) string {
 }
 
 // drained prints what became of the host.
-func (a *app) drained(res controller.DrainResult, o controller.DrainOptions, took time.Duration) error {
+func (a *app) drained(res controller.DrainResult, took time.Duration) error {
 	if a.output != outputTable {
 		return a.line(map[string]controller.DrainResult{"summary": res})
 	}

@@ -31,7 +31,7 @@ const figuresWidth = 52
 func (a *app) followMigration(ctx context.Context, s *session, t *controller.Task, w *waiting, name string) (err error) {
 	defer func() { err = errors.Join(err, t.Close()) }()
 	if w.none() {
-		return a.stored(t)
+		return a.accepted(ctx, t)
 	}
 	if err := t.Accepted(ctx); err != nil {
 		return whileMigrating(ctx, err, name)
