@@ -73,8 +73,7 @@ func Decode(method string, body []byte, args any) error {
 }
 
 func decodeFault(method string, err error) error {
-	var wrong *json.UnmarshalTypeError
-	if errors.As(err, &wrong) {
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		field := wrong.Field
 		if field == "" {
 			field = "the body"
