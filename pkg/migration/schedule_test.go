@@ -47,9 +47,9 @@ func TestDowntimeSchedule(t *testing.T) {
 			t.Errorf("DowntimeSchedule(%+v, %v) (-want +got):\n%s", c.c, c.gb, diff)
 		}
 	}
-	for steps, last := range map[int]time.Duration{6: 999, 10: 1000} { // truncation loses a millisecond for some
+	for steps, last := range map[int]int64{6: 999, 10: 1000} { // truncation loses a millisecond for some
 		s := migration.DowntimeSchedule(migration.ScheduleConfig{MaxDowntime: time.Second, Steps: steps, DelayPerGB: time.Minute}, 2)
-		if got := s[len(s)-1].Downtime; got != last*time.Millisecond {
+		if got := s[len(s)-1].Downtime; got.Milliseconds() != last {
 			t.Errorf("1000 ms in %d steps ends at %v, want %d ms", steps, got, last)
 		}
 	}

@@ -260,10 +260,10 @@ func (r *run) jobRuns(ctx context.Context) (bool, virt.Job, error) {
 	defer cancel()
 	j, err := r.s.ports.Hypervisor.Job(ctx, r.instance)
 	err = causeOf(ctx, err)
-	switch fault.KindOf(err) {
-	case "":
+	switch kind := fault.KindOf(err); {
+	case err == nil:
 		return j.Type == JobUnbounded || j.Type == JobBounded, j, nil
-	case fault.NotFound, fault.Conflict:
+	case kind == fault.NotFound, kind == fault.Conflict:
 		return false, virt.Job{}, nil
 	default:
 		return false, virt.Job{}, fault.Wrap(err, op, r.instance)
