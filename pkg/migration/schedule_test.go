@@ -32,8 +32,11 @@ func TestDowntimeSchedule(t *testing.T) {
 		{novaDefault, 128, 9600, ramp},
 		{novaDefault, 256, 19200, ramp},
 		{novaDefault, 1024, 76800, ramp},
-		{migration.ScheduleConfig{MaxDowntime: 400 * time.Millisecond, Steps: 10, DelayPerGB: 30 * time.Second}, 3, 90,
-			[]int{40, 76, 112, 148, 184, 220, 256, 292, 328, 364, 400}},
+		{
+			migration.ScheduleConfig{MaxDowntime: 400 * time.Millisecond, Steps: 10, DelayPerGB: 30 * time.Second},
+			3, 90,
+			[]int{40, 76, 112, 148, 184, 220, 256, 292, 328, 364, 400},
+		},
 		{migration.ScheduleConfig{MaxDowntime: 100 * time.Millisecond, Steps: 3, DelayPerGB: 3 * time.Second}, 2, 6, []int{33, 55, 77, 100}},
 	}
 	for _, c := range cases {
@@ -126,13 +129,18 @@ func TestProgress(t *testing.T) {
 		remaining, total uint64
 		want             int
 	}{
-		{0, 0, 0}, {5, 0, 0}, {0, 100, 100}, {100, 100, 0}, {50, 100, 50},
+		{0, 0, 0},
+		{5, 0, 0},
+		{0, 100, 100},
+		{100, 100, 0},
+		{50, 100, 50},
 		{5, 1000, 100},  // 0.5 → 0
 		{15, 1000, 98},  // 1.5 → 2
 		{25, 1000, 98},  // 2.5 → 2
 		{35, 1000, 96},  // 3.5 → 4
 		{150, 100, -50}, // more than the total
-		{1, 3, 67}, {2, 3, 33},
+		{1, 3, 67},
+		{2, 3, 33},
 	}
 	for _, c := range cases {
 		if got := migration.Progress(c.remaining, c.total); got != c.want {

@@ -3,6 +3,7 @@ package migration
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
@@ -112,10 +113,7 @@ func refusal(subject string, reasons []string) error {
 	if len(reasons) == 0 {
 		return nil
 	}
-	message := "the migration can't be done: " + reasons[0]
-	for _, reason := range reasons[1:] {
-		message += "; " + reason
-	}
+	message := "the migration can't be done: " + strings.Join(reasons, "; ")
 	return fault.New(fault.PreconditionFailed, op, subject, message).WithDetail("reasons", reasons)
 }
 
