@@ -92,6 +92,8 @@ type process struct {
 	began time.Time
 	ready time.Duration // from exec to READY=1, for one that says so
 	ended chan error
+
+	manager net.PacketConn // where it sends its signs of life
 }
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
@@ -122,7 +124,12 @@ func (p *process) stop() (time.Duration, error) {
 	if p.ended == nil {
 		return 0, nil
 	}
-	defer func() { p.ended = nil }()
+	defer func() {
+		p.ended = nil
+		if p.manager != nil {
+			_ = p.manager.Close()
+		}
+	}()
 	began := time.Now()
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -149,25 +156,39 @@ func (e *env) agent(ctx context.Context, environment []string, args ...string) (
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close() //nolint:errcheck // nothing is written to it
 	environment = append([]string{"PATH=" + os.Getenv("PATH"), "NOTIFY_SOCKET=" + socket, "COMPUTE_AGENT_LOG_FORMAT=text"}, environment...)
 	p, err := e.start("agent", environment, e.binary, append([]string{"run"}, args...)...)
 	if err != nil {
+		_ = conn.Close()
 		return nil, err
 	}
-	if err := conn.SetReadDeadline(p.began.Add(readyPatience)); err != nil {
-		return nil, err
+	ready := make(chan time.Duration, 1)
+	go p.hear(conn, ready)
+	select {
+	case p.ready = <-ready:
+		p.manager = conn
+		return p, nil
+	case err = <-p.ended:
+		p.ended = nil
+		err = fmt.Errorf("the agent ended before it was ready: %w", err)
+	case <-time.After(readyPatience):
+		_, _ = p.stop()
+		err = fmt.Errorf("the agent is not ready after %s", readyPatience)
 	}
+	_ = conn.Close()
+	return nil, p.trouble(err)
+}
+
+// hear is the service manager's end: it listens as long as the agent lives.
+func (p *process) hear(conn net.PacketConn, ready chan<- time.Duration) {
 	buffer := make([]byte, 4096)
 	for {
 		n, _, err := conn.ReadFrom(buffer)
 		if err != nil {
-			_, _ = p.stop()
-			return nil, p.trouble(fmt.Errorf("the agent is not ready: %w", err))
+			return
 		}
 		if strings.Contains("\n"+string(buffer[:n])+"\n", "\nREADY=1\n") {
-			p.ready = time.Since(p.began)
-			return p, nil
+			ready <- time.Since(p.began)
 		}
 	}
 }

@@ -76,7 +76,7 @@ func sendAll(ctx context.Context, nc *nats.Conn, casts []cast) error {
 	}
 	var acks []jetstream.PubAckFuture
 	for _, c := range casts {
-		ack, err := js.PublishMsgAsync(c.msg())
+		ack, err := js.PublishMsgAsync(c.msg(), jetstream.WithStallWait(30*time.Second))
 		if err != nil {
 			return err
 		}

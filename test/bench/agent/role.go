@@ -18,6 +18,8 @@ func playRole(ctx context.Context, role string, args []string) error {
 		return roleBare(ctx, args[0])
 	case "echo":
 		return roleEcho(ctx, args[0])
+	case "consumer":
+		return roleConsumer(ctx, args[0])
 	default:
 		return fmt.Errorf("no such role: %q", role)
 	}
