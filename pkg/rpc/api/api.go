@@ -67,14 +67,8 @@ func Decode(method string, body []byte, args any) error {
 	return nil
 }
 
-<<<<<<< HEAD
-func decodeFault(method string, err error) error {
-	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-=======
 func decodeFault(method string, body []byte, err error) error {
-	var wrong *json.UnmarshalTypeError
-	if errors.As(err, &wrong) {
->>>>>>> bench
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		field := wrong.Field
 		if field == "" {
 			field = "the body"
