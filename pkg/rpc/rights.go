@@ -147,7 +147,7 @@ func (r Rights) Config(who Identity) string {
 		fmt.Fprintf(&b, "      user: %q\n", who.User)
 	}
 	if who.Password != "" {
-		fmt.Fprintf(&b, "      password: %s\n", who.Password)
+		fmt.Fprintf(&b, "      password: %q\n", who.Password)
 	}
 	b.WriteString("      permissions: {\n")
 	writeAllow(&b, "publish", r.Publish)
