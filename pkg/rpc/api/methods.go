@@ -78,6 +78,19 @@ func Find(name string) (Method, bool) {
 	return m, ok
 }
 
+// PeerMethods names what one agent may ask of another, and its credential allows:
+// the methods between agents, and the two of a controller's that a migration uses.
+func PeerMethods() []string {
+	names := []string{ExternalInstanceEvent, ShowMigration}
+	for _, m := range Methods() {
+		if m.Peer {
+			names = append(names, m.Name)
+		}
+	}
+	sort.Strings(names)
+	return names
+}
+
 func args[T any]() any { return new(T) }
 
 func verbs() []Method {
