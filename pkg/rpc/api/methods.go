@@ -87,7 +87,7 @@ func PeerMethods() []string {
 			names = append(names, m.Name)
 		}
 	}
-	sort.Strings(names)
+	slices.Sort(names)
 	return names
 }
 
