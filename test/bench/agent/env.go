@@ -41,11 +41,11 @@ func newEnv(ctx context.Context, o options) (*env, error) {
 	if err != nil {
 		return nil, err
 	}
-	gomod, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/compute-agent/compute-agent").Output()
 	if err != nil {
 		return nil, fmt.Errorf("run this inside the repository: %w", err)
 	}
-	e := &env{options: o, self: self, root: filepath.Join(filepath.Dir(strings.TrimSpace(string(gomod))), "..", "..")}
+	e := &env{options: o, self: self, root: strings.TrimSpace(string(root))}
 	if e.dir, err = os.MkdirTemp("", "compute-agent-bench-"); err != nil {
 		return nil, err
 	}
