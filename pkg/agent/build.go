@@ -26,7 +26,7 @@ again under the same UUID, or deleted.
 func (a *Agent) build(ctx context.Context, j *job) (outcome, error) {
 	inst := j.inst
 	if err := a.fits(ctx, inst); err != nil {
-		j.refused = !j.resumed
+		j.refused = j.fresh
 		return outcome{}, err
 	}
 	if err := a.raise(ctx, inst); err != nil {
