@@ -19,14 +19,14 @@ type Tx struct {
 }
 
 // Memo keeps a value as long as the transaction that is being written, and all
-// updates that are written with it: make makes it the first time. A transaction
+// updates that are written with it: fresh makes it the first time. A transaction
 // that is undone loses it. It lets one update see what another has put without
 // reading it from the journal.
-func (tx *Tx) Memo(key any, make func() any) any {
+func (tx *Tx) Memo(key any, fresh func() any) any {
 	if v, ok := tx.memo[key]; ok {
 		return v
 	}
-	v := make()
+	v := fresh()
 	if tx.memo == nil {
 		tx.memo = map[any]any{}
 	}
