@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
@@ -91,7 +92,7 @@ func (a *Agent) newTask(m rpc.Message, style api.Style, sequence uint64) Task {
 // that are no JSON object are not kept.
 func refused(m rpc.Message, t Task, err error) plan {
 	t.State, t.Error, t.EndedAt = api.TaskRefused, fault.Wire(fault.Wrap(err, "", "")), time.Now().UTC()
-	if !bytes.HasPrefix(compact(t.Args), []byte("{")) {
+	if !json.Valid(t.Args) || !bytes.HasPrefix(compact(t.Args), []byte("{")) {
 		t.Args = []byte("{}")
 	}
 	return plan{message: m, task: t, verdict: Refuse}
