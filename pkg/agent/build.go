@@ -30,8 +30,10 @@ func (a *Agent) build(ctx context.Context, j *job) (outcome, error) {
 		return outcome{}, err
 	}
 	if err := a.raise(ctx, inst); err != nil {
-		a.raze(context.WithoutCancel(ctx), inst)
-		return outcome{}, err
+		if a.stopping(ctx, err) { // the next start goes on with what is there
+			return outcome{}, err
+		}
+		return outcome{}, errors.Join(err, a.raze(context.WithoutCancel(ctx), inst))
 	}
 	return outcome{
 		event:  "built",

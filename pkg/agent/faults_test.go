@@ -16,25 +16,25 @@ func hangs(method string) fake.Fault { return fake.Fault{Method: method, Hang: t
 type afterwards struct {
 	agent.Hypervisor
 	mu    sync.Mutex
-	armed bool
+	armed string        // the method that hangs
 	hung  chan struct{} // closed when a call hangs
 }
 
-func (h *afterwards) arm() {
+func (h *afterwards) arm(method string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.armed, h.hung = true, make(chan struct{})
+	h.armed, h.hung = method, make(chan struct{})
 }
 
 func (h *afterwards) disarm() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.armed = false
+	h.armed = ""
 }
 
-func (h *afterwards) hang(ctx context.Context, err error) error {
+func (h *afterwards) hang(ctx context.Context, method string, err error) error {
 	h.mu.Lock()
-	armed := h.armed
+	armed := h.armed == method
 	h.mu.Unlock()
 	if !armed || err != nil {
 		return err
@@ -45,27 +45,27 @@ func (h *afterwards) hang(ctx context.Context, err error) error {
 }
 
 func (h *afterwards) Start(ctx context.Context, id string) error {
-	return h.hang(ctx, h.Hypervisor.Start(ctx, id))
+	return h.hang(ctx, "Start", h.Hypervisor.Start(ctx, id))
 }
 
 func (h *afterwards) Pause(ctx context.Context, id string) error {
-	return h.hang(ctx, h.Hypervisor.Pause(ctx, id))
+	return h.hang(ctx, "Pause", h.Hypervisor.Pause(ctx, id))
 }
 
 func (h *afterwards) Unpause(ctx context.Context, id string) error {
-	return h.hang(ctx, h.Hypervisor.Unpause(ctx, id))
+	return h.hang(ctx, "Unpause", h.Hypervisor.Unpause(ctx, id))
 }
 
 func (h *afterwards) Save(ctx context.Context, id string) error {
-	return h.hang(ctx, h.Hypervisor.Save(ctx, id))
+	return h.hang(ctx, "Save", h.Hypervisor.Save(ctx, id))
 }
 
 func (h *afterwards) Restore(ctx context.Context, id string) error {
-	return h.hang(ctx, h.Hypervisor.Restore(ctx, id))
+	return h.hang(ctx, "Restore", h.Hypervisor.Restore(ctx, id))
 }
 
 func (h *afterwards) Destroy(ctx context.Context, id string) error {
-	return h.hang(ctx, h.Hypervisor.Destroy(ctx, id))
+	return h.hang(ctx, "Destroy", h.Hypervisor.Destroy(ctx, id))
 }
 
 // panics is a hypervisor with a defect.
