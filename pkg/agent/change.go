@@ -23,6 +23,7 @@ type change struct {
 	set       *setting
 	ended     int // tasks that ended, less those that were removed
 	events    []state.OutEvent
+	then      []func() // called when it is on disk, before its events are let out
 }
 
 // inTx is an instance's record in the transaction that is being written; nil: it

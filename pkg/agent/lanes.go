@@ -58,6 +58,7 @@ type entry struct {
 type turn struct {
 	entry
 	overtaken bool // what takes over from it waits already
+	over      bool // its end is in the journal: it holds the instance no more
 	cancel    context.CancelCauseFunc
 }
 
@@ -202,6 +203,23 @@ func (l *lanes) leaveLocked() {
 	}
 }
 
+// over says that the running task has ended; its lane is free when its handler returns.
+func (l *lanes) over(key string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.by[key]; n != nil && n.running != nil {
+		n.running.over = true
+	}
+}
+
+// holder is the running task, nil once it is over.
+func (n *lane) holder() *turn {
+	if n.running == nil || n.running.over {
+		return nil
+	}
+	return n.running
+}
+
 // held tells what holds an instance: the running operation and the waiting ones.
 func (l *lanes) held(key string) (running Op, waiting []Op) {
 	l.mu.Lock()
@@ -210,8 +228,8 @@ func (l *lanes) held(key string) (running Op, waiting []Op) {
 	if n == nil {
 		return OpNone, nil
 	}
-	if n.running != nil {
-		running = n.running.op
+	if t := n.holder(); t != nil {
+		running = t.op
 	}
 	for _, w := range n.waiting {
 		waiting = append(waiting, w.op)
@@ -223,7 +241,7 @@ func (l *lanes) held(key string) (running Op, waiting []Op) {
 func (l *lanes) takeOver(key string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n := l.by[key]; n != nil && n.running != nil {
+	if n := l.by[key]; n != nil && n.holder() != nil {
 		n.running.cancel(errTakenOver)
 	}
 }
@@ -260,7 +278,7 @@ func (l *lanes) migrating(key, migrationID string) bool {
 	if n == nil {
 		return false
 	}
-	if n.running != nil && n.running.migrates(migrationID) {
+	if t := n.holder(); t != nil && t.migrates(migrationID) {
 		return true
 	}
 	return slices.ContainsFunc(n.waiting, func(w entry) bool { return w.migrates(migrationID) })
@@ -272,7 +290,7 @@ func (l *lanes) noteMissed(e virt.Event) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := l.by[e.Domain]
-	if n == nil || n.running == nil {
+	if n == nil || n.holder() == nil {
 		return false
 	}
 	n.missed = &e
@@ -285,7 +303,7 @@ func (l *lanes) busy() map[string]bool {
 	defer l.mu.Unlock()
 	out := make(map[string]bool, len(l.by))
 	for key, n := range l.by {
-		if n.running != nil || len(n.waiting) > 0 {
+		if n.holder() != nil || len(n.waiting) > 0 {
 			out[key] = true
 		}
 	}

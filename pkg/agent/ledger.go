@@ -176,6 +176,9 @@ func (l *ledger) apply(c *change) {
 	for _, r := range c.recs {
 		l.views.mark(rpc.Migrations, r.Migration.UUID)
 	}
+	for _, fn := range c.then {
+		fn()
+	}
 	l.out.add(c.events)
 	if c.ended != 0 && l.ended.Add(int64(c.ended)) > int64(l.keep) {
 		signal(l.full)

@@ -217,17 +217,23 @@ func (a *Agent) end(ctx context.Context, j *job, out outcome, failed error) (Tas
 		now = a.observe(ctx, j.task.Instance)
 	}
 	t := endedTask(j.task, raw, failed)
+	over := func(c *change) error {
+		if j.held { // whoever hears of the end may ask for the next thing at once
+			c.then = append(c.then, func() { a.lanes.over(t.Instance) })
+		}
+		return c.putTask(t)
+	}
 	err := a.insist(ctx, func(c *change) error {
 		if err := a.endInstance(c, j, out, failed, now); err != nil {
 			return err
 		}
-		return c.putTask(t)
+		return over(c)
 	})
 	if err == nil || a.base.Err() != nil || errors.Is(err, state.ErrClosed) {
 		return t, err
 	}
 	t = endedTask(j.task, raw, errors.Join(failed, err)) // the record is the trouble: the task ends without it
-	return t, a.insist(ctx, func(c *change) error { return c.putTask(t) })
+	return t, a.insist(ctx, over)
 }
 
 // insist is persist without an end but the agent's: then the journal has another

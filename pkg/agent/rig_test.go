@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,6 +43,7 @@ type node struct {
 	dir     string
 	cfg     agent.Config
 	wrap    func(agent.Hypervisor) agent.Hypervisor // puts something before the driver
+	trouble atomic.Pointer[error]                   // of the journal's disk
 
 	driver *fake.Driver
 	conn   rpc.Transport
@@ -85,7 +87,7 @@ func (n *node) start() {
 	t := n.r.t
 	t.Helper()
 	var err error
-	if n.store, err = state.Open(n.r.ctx, n.dir, state.Options{NoSync: true}); err != nil {
+	if n.store, err = state.Open(n.r.ctx, n.dir, state.Options{NoSync: true, Trouble: n.diskTrouble}); err != nil {
 		t.Fatal(err)
 	}
 	n.driver, n.conn = n.machine.Open(), n.r.bus.Connect(n.name)
@@ -97,6 +99,13 @@ func (n *node) start() {
 	if err := n.agent.Start(n.r.ctx); err != nil {
 		t.Fatalf("start %s: %v", n.name, err)
 	}
+}
+
+func (n *node) diskTrouble() error {
+	if err := n.trouble.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // stop ends the agent as a service manager does.

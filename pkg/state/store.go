@@ -46,6 +46,8 @@ type Options struct {
 	MaxBatch int
 	// NoSync leaves out the fsync. For simulations only: a power loss may lose everything.
 	NoSync bool
+	// Trouble, for simulations, is asked before each commit; its error counts as the disk's.
+	Trouble func() error
 }
 
 func (o Options) withDefaults() Options {
@@ -65,6 +67,8 @@ type Store struct {
 	stop   chan struct{}
 	writer *green.Thread[struct{}]
 	batch  int
+
+	trouble func() error
 }
 
 // update is one waiting call of Update; done is answered once.
@@ -87,7 +91,7 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, openFault(path, err)
 	}
-	s := &Store{db: db, queue: make(chan *update, o.MaxBatch), stop: make(chan struct{}), batch: o.MaxBatch}
+	s := &Store{db: db, queue: make(chan *update, o.MaxBatch), stop: make(chan struct{}), batch: o.MaxBatch, trouble: o.Trouble}
 	s.writer = green.Spawn(context.WithoutCancel(ctx), s.write)
 	return s, nil
 }
@@ -195,6 +199,11 @@ func (s *Store) commit(batch []*update) {
 		failed := -1
 		err := s.db.Update(func(b *bbolt.Tx) error {
 			tx := &Tx{bolt: b}
+			if s.trouble != nil {
+				if err := s.trouble(); err != nil {
+					return err
+				}
+			}
 			for i, u := range batch {
 				if err := guarded(u.fn, tx); err != nil {
 					failed = i
