@@ -31,6 +31,13 @@ import (
 // FileName is the journal's name inside the state directory.
 const FileName = "journal.db"
 
+// ErrClosed is in the error of an update that came after Close: it was not taken.
+var ErrClosed = errors.New("the journal is closed")
+
+// ErrCommit is in the error of an update that could not be brought to disk: it was
+// undone, and may work when it is tried again.
+var ErrCommit = errors.New("the journal can't be written")
+
 // Options tune a Store. The zero value is right for production.
 type Options struct {
 	// LockTimeout bounds the wait for another process that has the file open. Default 1 s.
@@ -147,7 +154,7 @@ func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
 }
 
 func closedFault() error {
-	return fault.New(fault.Unavailable, "journal", "", "the journal is closed: the agent is stopping")
+	return fault.New(fault.Unavailable, "journal", "", "the agent is stopping").Because(ErrClosed)
 }
 
 // View runs fn in a read-only transaction on what is committed.
@@ -194,8 +201,9 @@ func (s *Store) commit(batch []*update) {
 	for len(batch) > 0 {
 		failed := -1
 		err := s.transact(func(b *bbolt.Tx) error {
+			tx := &Tx{bolt: b}
 			for i, u := range batch {
-				if err := guarded(u.fn, &Tx{bolt: b}); err != nil {
+				if err := guarded(u.fn, tx); err != nil {
 					failed = i
 					return err
 				}
@@ -247,7 +255,7 @@ func commitFault(err error) error {
 	if err == nil {
 		return nil
 	}
-	f := fault.New(fault.Unavailable, "journal", "", "cannot commit").Because(err)
+	f := fault.New(fault.Unavailable, "journal", "", "").Because(errors.Join(ErrCommit, err))
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return f.WithHint("the disk of the state directory is full; nothing was lost, work goes on when there is room")
 	}
