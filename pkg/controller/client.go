@@ -51,6 +51,10 @@ type Options struct {
 	TaskTimeout     time.Duration // Task.Wait gives up on an accepted cast; default 24 h, as long as events are kept
 	CastExpiry      time.Duration // a cast read later is refused; default 0: the agent's cast_default_expiry
 	Force           bool          // cast without looking whether the host exists and reports
+
+	// Resolved is told which instance a name stood for: errors of agents speak of UUIDs,
+	// and who typed a name wants to read it.
+	Resolved func(name, uuid string)
 }
 
 func (o Options) withDefaults() Options {
@@ -67,6 +71,9 @@ func (o Options) withDefaults() Options {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
+	}
+	if o.Resolved == nil {
+		o.Resolved = func(string, string) {}
 	}
 	return o
 }
