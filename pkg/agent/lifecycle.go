@@ -50,6 +50,14 @@ func (a *Agent) open(ctx context.Context) error {
 	}
 	a.defers(a.hv.Subscribe(a.onEvent))
 	a.threads()
+	for _, r := range a.ledger.migrations() { // ended ones too: they refuse late messages
+		if r.Role != migration.RoleDest {
+			continue
+		}
+		if err := a.dest.Resume(a.base, r); err != nil {
+			logkit.From(ctx).Error("an arriving migration was not taken up", logkit.Migration.Of(r.Migration.UUID), logkit.Err(err))
+		}
+	}
 	stop, err := a.bus.Serve(a.base, a.serviceInfo(), a.serveCall)
 	if err != nil {
 		return err
@@ -68,11 +76,6 @@ func (a *Agent) open(ctx context.Context) error {
 	green.SpawnN(a.base, a.refreshViews)
 	for _, t := range tasks {
 		a.takeUp(t)
-	}
-	for _, r := range a.ledger.migrations() {
-		if r.Role == migration.RoleDest && !r.Ended() {
-			green.SpawnN(a.base, func(ctx context.Context) error { return a.dest.Resume(ctx, r) })
-		}
 	}
 	green.SpawnN(a.base, func(ctx context.Context) error { return a.openLanes(ctx, reader) })
 	a.thread(func(ctx context.Context) error { return a.readCasts(ctx, reader) })
@@ -146,6 +149,9 @@ func (a *Agent) housekeep(ctx context.Context) error {
 			if err := a.reconcile(ctx); err != nil && ctx.Err() == nil {
 				logkit.From(ctx).Warn("no inventory", logkit.Err(err))
 			}
+		}
+		if err := a.refreshViews(ctx); err != nil && ctx.Err() == nil { // somebody may have spoilt them
+			logkit.From(ctx).Debug("views wait for the bus", logkit.Err(err))
 		}
 		n, err := a.ledger.pruneBefore(ctx, time.Now().Add(-a.cfg.TaskRetention), a.cfg.MaxAcceptedTasks)
 		if err != nil && ctx.Err() == nil {
