@@ -42,7 +42,10 @@ func Dial(ctx context.Context, cfg Config) (Transport, error) {
 		return nil, err
 	}
 	if err := context.Cause(ctx); err != nil {
-		return nil, fault.Wrap(err, "connect", strings.Join(cfg.URLs, ","))
+		return nil, fault.Wrap(err, "connect", redactURLs(cfg.URLs))
+	}
+	if err := cfg.checkFiles(); err != nil {
+		return nil, err
 	}
 	c := &natsConn{cfg: cfg, names: names{cfg.Prefix}, up: make(chan struct{})}
 	c.life, c.end = context.WithCancelCause(context.WithoutCancel(ctx))
@@ -97,7 +100,8 @@ func (c *natsConn) options() ([]nats.Option, error) {
 	if cfg.NKeyFile != "" {
 		nkey, err := nats.NkeyOptionFromSeed(cfg.NKeyFile)
 		if err != nil {
-			return nil, fault.WrapAs(fault.InvalidArgument, err, "rpc", "nkey file")
+			return nil, fault.New(fault.InvalidArgument, "connect", "rpc.nkey_file", "the file holds no user's NKey seed").Because(err).
+				WithHint("a seed begins with SU; make one with: nk -gen user")
 		}
 		opts = append(opts, nkey)
 	}
@@ -223,15 +227,6 @@ func (c *natsConn) bounded(ctx context.Context) (context.Context, context.Cancel
 
 func errClosed(op string) error {
 	return fault.New(fault.Unavailable, op, "", "the connection is closed")
-}
-
-func connectFault(err error, cfg Config) error {
-	f := natsFault(err, "connect", strings.Join(cfg.URLs, ","))
-	if f.Kind != fault.Unauthorized {
-		f.Kind = fault.Unavailable
-		f.Hint = "start a NATS server there, or let the agent start one itself with --rpc-url embedded"
-	}
-	return f
 }
 
 // natsFault gives an error of the library its kind.
