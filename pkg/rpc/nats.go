@@ -3,7 +3,9 @@ package rpc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -235,7 +237,11 @@ func natsFault(err error, op, subject string) *fault.Error {
 		return known
 	}
 	f := fault.New(fault.Internal, op, subject, "").Because(err)
+	var api *jetstream.APIError
 	switch {
+	case errors.As(err, &api) && api.Code == http.StatusServiceUnavailable && !errors.Is(err, jetstream.ErrJetStreamNotEnabled):
+		f.Kind, f.Err = fault.Unavailable, fmt.Errorf("%w: %w", ErrAway, err)
+		f.Hint = "the servers elect a leader, or too few of them run; it is tried again"
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrPermissionViolation):
 		f.Kind = fault.Unauthorized
 		f.Hint = "compute-agent nats-permissions prints what the server has to allow this credential"
