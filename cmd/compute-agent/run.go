@@ -107,7 +107,7 @@ func dialAs(cfg rpc.Config, patience time.Duration) dialer {
 	return func(ctx context.Context, host string) (rpc.Transport, error) {
 		own := cfg
 		own.Name = host
-		own.InboxPrefix = "_INBOX_" + rpc.EscapeHost(host)
+		own.InboxPrefix = rpc.InboxOf(host)
 		log := logkit.From(ctx)
 		own.OnError = func(err error) { log.Warn("the bus reports", logkit.Err(err)) }
 		ctx, cancel := context.WithTimeout(ctx, patience)

@@ -150,6 +150,9 @@ func (a *Agent) housekeep(ctx context.Context) error {
 				logkit.From(ctx).Warn("no inventory", logkit.Err(err))
 			}
 		}
+		if err := a.refreshViews(ctx); err != nil && ctx.Err() == nil { // somebody may have spoilt them
+			logkit.From(ctx).Debug("views wait for the bus", logkit.Err(err))
+		}
 		n, err := a.ledger.pruneBefore(ctx, time.Now().Add(-a.cfg.TaskRetention), a.cfg.MaxAcceptedTasks)
 		if err != nil && ctx.Err() == nil {
 			logkit.From(ctx).Warn("old tasks were not removed", logkit.Err(err))
