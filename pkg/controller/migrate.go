@@ -180,7 +180,7 @@ var errStop = errors.New("seen enough")
 // the present one first, until it has ended (nil), fn gives an error (that one) or
 // ctx ends. A migration that does not exist yet is waited for.
 func (c *Client) WatchMigration(ctx context.Context, uuid string, fn func(instance.Migration) error) error {
-	err := c.bus.Watch(ctx, rpc.Migrations, []string{"*", uuid}, func(e rpc.Entry) error {
+	err := c.watch(ctx, rpc.Migrations, []string{"*", uuid}, func(e rpc.Entry) error {
 		var m instance.Migration
 		if e.Deleted || !decode(e.Value, &m) || !writtenBy(e.Key, m) {
 			return nil
@@ -199,12 +199,21 @@ func (c *Client) WatchMigration(ctx context.Context, uuid string, fn func(instan
 	return err
 }
 
+// watch begins a watch, patiently; once it runs it mends itself.
+func (c *Client) watch(ctx context.Context, b rpc.Bucket, pattern []string, fn func(rpc.Entry) error) error {
+	began := false
+	_, err := patient(ctx, c, func(err error) bool { return !began && isSilent(err) }, func() (struct{}, error) {
+		return struct{}{}, c.bus.Watch(ctx, b, pattern, func(e rpc.Entry) error { began = true; return fn(e) })
+	})
+	return err
+}
+
 // WatchInstances calls fn with each record that a host publishes in the view, those
 // that are there first, until fn gives an error (that one) or ctx ends (its cause).
 // gone: the host has no such instance any more, and only UUID and Host are set.
 // host and uuid may be "*".
 func (c *Client) WatchInstances(ctx context.Context, host, uuid string, fn func(i instance.Instance, gone bool) error) error {
-	return c.bus.Watch(ctx, rpc.Instances, []string{host, uuid}, func(e rpc.Entry) error {
+	return c.watch(ctx, rpc.Instances, []string{host, uuid}, func(e rpc.Entry) error {
 		if e.Deleted && len(e.Key) == 2 {
 			return fn(instance.Instance{Host: e.Key[0], UUID: e.Key[1]}, true)
 		}
@@ -220,7 +229,7 @@ func (c *Client) WatchInstances(ctx context.Context, host, uuid string, fn func(
 // error (that one) or ctx ends (its cause). When the bus goes away meanwhile it waits
 // and goes on with the event after the last one.
 func (c *Client) WatchEvents(ctx context.Context, f rpc.EventFilter, fn func(rpc.Event) error) error {
-	events, err := c.bus.Events(ctx, f)
+	events, err := c.readEvents(ctx, f)
 	if err != nil {
 		return fault.Wrap(err, "read events", "")
 	}
@@ -242,6 +251,10 @@ func (c *Client) WatchEvents(ctx context.Context, f rpc.EventFilter, fn func(rpc
 			}
 		}
 	}
+}
+
+func (c *Client) readEvents(ctx context.Context, f rpc.EventFilter) (rpc.EventReader, error) {
+	return patient(ctx, c, isSilent, func() (rpc.EventReader, error) { return c.bus.Events(ctx, f) })
 }
 
 // openAgain replaces a reader that the bus ended, however long that takes.
