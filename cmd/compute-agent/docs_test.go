@@ -39,7 +39,7 @@ func TestDocumentedCommands(t *testing.T) {
 			}
 		}
 	}
-	if lines < 20 {
+	if lines < 15 {
 		t.Errorf("only %d command lines were found", lines)
 	}
 }
