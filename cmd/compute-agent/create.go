@@ -208,7 +208,7 @@ func port(text string) (instance.Port, error) {
 		return p, err
 	}
 	if p.ID == "" {
-		p.ID = instance.NewUUID()
+		p.ID = instance.NewPortID()
 	}
 	if p.MAC == "" { // from the end of the id, which is random
 		tail := strings.ReplaceAll(p.ID, "-", "")

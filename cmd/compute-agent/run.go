@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/compute-agent/compute-agent/internal/compose"
@@ -25,6 +26,12 @@ import (
 
 // statusInterval is how often the service manager hears the status line.
 const statusInterval = 10 * time.Second
+
+// The pauses between two tries to reach the bus at a start.
+const (
+	busRetryFirst = 200 * time.Millisecond
+	busRetryLimit = 5 * time.Second
+)
 
 /*
 runAgent runs the agent that c describes until ctx ends, which is a clean stop:
@@ -81,7 +88,7 @@ func openBus(ctx context.Context, c config.Config) (dialer, func() error, error)
 	urls, inside := c.RPC.Servers()
 	cfg := busConfig(c.RPC, urls)
 	if !inside {
-		return dialAs(cfg), func() error { return nil }, nil
+		return dialAs(cfg, c.RPC.StartWait), func() error { return nil }, nil
 	}
 	log := logkit.From(ctx)
 	server, err := embedded.Start(ctx, embedded.Config{
@@ -92,17 +99,30 @@ func openBus(ctx context.Context, c config.Config) (dialer, func() error, error)
 		return nil, nil, err
 	}
 	cfg.InProcess = server
-	return dialAs(cfg), func() error { server.Shutdown(); return nil }, nil
+	return dialAs(cfg, c.RPC.StartWait), func() error { server.Shutdown(); return nil }, nil
 }
 
-func dialAs(cfg rpc.Config) dialer {
+// dialAs connects hosts; a bus that is not there yet is waited for, for so long.
+func dialAs(cfg rpc.Config, patience time.Duration) dialer {
 	return func(ctx context.Context, host string) (rpc.Transport, error) {
 		own := cfg
 		own.Name = host
-		own.InboxPrefix = "_INBOX_" + rpc.EscapeHost(host)
+		own.InboxPrefix = rpc.InboxOf(host)
 		log := logkit.From(ctx)
 		own.OnError = func(err error) { log.Warn("the bus reports", logkit.Err(err)) }
-		return rpc.Dial(ctx, own)
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		bus, err := green.RetryCall(ctx, green.Retry{
+			Max: -1, First: busRetryFirst, Limit: busRetryLimit, Jitter: 0.2, Retryable: fault.Retryable,
+			OnRetry: func(_ int, err error, sleep time.Duration) {
+				log.Warn("the bus does not answer, trying again", logkit.Err(err), logkit.Key("pause").Of(sleep))
+			},
+		}, func(ctx context.Context) (rpc.Transport, error) { return rpc.Dial(ctx, own) })
+		if errors.Is(err, green.ErrWaitGivenUp) {
+			err = fault.Newf(fault.Unavailable, "run", "rpc.url", "NATS did not answer within rpc.start_wait, %s", patience).Because(err).
+				WithHint("is it running at %s? --rpc-url embedded starts one inside the agent", strings.Join(cfg.URLs, ", "))
+		}
+		return bus, err
 	}
 }
 
@@ -172,7 +192,7 @@ func startFake(ctx context.Context, c config.Config, dial dialer) (service, erro
 // or the kernel's boot id where there is none.
 func machineID() string {
 	for _, path := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id", "/proc/sys/kernel/random/boot_id"} {
-		if raw, err := os.ReadFile(path); err == nil && len(bytes.TrimSpace(raw)) > 0 {
+		if raw, err := os.ReadFile(path); err == nil && len(bytes.TrimSpace(raw)) > 0 { //nolint:gosec // the list above
 			return string(bytes.TrimSpace(raw))
 		}
 	}

@@ -61,6 +61,7 @@ type RPC struct {
 	TLSCert        string        `key:"tls_cert" doc:"certificate to log in with; needs tls_key"`
 	TLSKey         string        `key:"tls_key" doc:"key of tls_cert"`
 	ConnectTimeout time.Duration `key:"connect_timeout" default:"2s" min:"1ms" doc:"how long one attempt to reach a server may take; the agent tries without end"`
+	StartWait      time.Duration `key:"start_wait" default:"60s" min:"1ms" doc:"how long a start waits for a bus that does not answer yet"`
 	CallTimeout    time.Duration `key:"call_timeout" default:"60s" min:"1ms" nova:"rpc_response_timeout" doc:"how long a call to another agent may take when nothing else bounds it"`
 	AckWait        time.Duration `key:"ack_wait" default:"5s" min:"100ms" doc:"a cast that is not acknowledged comes again after so long; also how long a start waits for such casts"`
 	Listen         string        `key:"embedded_listen" default:"127.0.0.1:4222" doc:"where the embedded server listens; loopback only, it has no authentication"`

@@ -52,6 +52,14 @@ func (a *Agent) open(ctx context.Context) error {
 	}
 	a.defers(a.hv.Subscribe(a.onEvent))
 	a.threads()
+	for _, r := range a.ledger.migrations() { // ended ones too: they refuse late messages
+		if r.Role != migration.RoleDest {
+			continue
+		}
+		if err := a.dest.Resume(a.base, r); err != nil {
+			logkit.From(ctx).Error("an arriving migration was not taken up", logkit.Migration.Of(r.Migration.UUID), logkit.Err(err))
+		}
+	}
 	stop, err := a.bus.Serve(a.base, a.serviceInfo(), a.serveCall)
 	if err != nil {
 		return err
@@ -91,11 +99,6 @@ func (a *Agent) takeUp(tasks []Task) {
 			a.atOnce(t, op)
 		} else {
 			a.lanes.add(t.Instance, t, op)
-		}
-	}
-	for _, r := range a.ledger.openMigrations() {
-		if r.Role == migration.RoleDest && !r.Ended() {
-			a.spawn(func(ctx context.Context) { _ = a.dest.Resume(ctx, r) })
 		}
 	}
 }
@@ -181,7 +184,7 @@ func (a *Agent) serveLanes(l *lanes, held bool) {
 	})
 }
 
-// housekeep is the slow beat: an inventory.
+// housekeep is the slow beat: an inventory, and the views anew.
 func (a *Agent) housekeep(ctx context.Context) error {
 	loop := green.NewFixedIntervalLoopingCall[struct{}](func(ctx context.Context) error {
 		if _, connected, _ := a.machine.get(); connected {
@@ -189,6 +192,7 @@ func (a *Agent) housekeep(ctx context.Context) error {
 				logkit.From(ctx).Warn("no inventory", logkit.Err(err))
 			}
 		}
+		a.views.renew() // somebody may have spoilt them
 		return nil
 	})
 	if err := loop.Start(ctx, a.cfg.ReconcileInterval, green.InitialDelay(a.cfg.ReconcileInterval)); err != nil {

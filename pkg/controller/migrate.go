@@ -128,7 +128,7 @@ var errStop = errors.New("seen enough")
 func (c *Client) WatchMigration(ctx context.Context, uuid string, fn func(instance.Migration) error) error {
 	err := c.bus.Watch(ctx, rpc.Migrations, []string{"*", uuid}, func(e rpc.Entry) error {
 		var m instance.Migration
-		if e.Deleted || !decode(e.Value, &m) {
+		if e.Deleted || !decode(e.Value, &m) || !writtenBy(e.Key, m) {
 			return nil
 		}
 		if err := fn(m); err != nil {
@@ -155,7 +155,7 @@ func (c *Client) WatchInstances(ctx context.Context, host, uuid string, fn func(
 			return fn(instance.Instance{Host: e.Key[0], UUID: e.Key[1]}, true)
 		}
 		var i instance.Instance
-		if !decode(e.Value, &i) {
+		if !decode(e.Value, &i) || !writtenBy(e.Key, i) {
 			return nil
 		}
 		return fn(i, false)

@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -207,8 +208,7 @@ func Wire(err error) *Error {
 		return nil
 	}
 	w := &Error{Kind: KindOf(err), Hint: HintOf(err), Details: DetailsOf(err), Message: err.Error()}
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		w.Op, w.Subject = e.Op, e.Subject
 		if place := strings.TrimSpace(e.Op + " " + e.Subject); place != "" && w.Message != place {
 			for strings.HasPrefix(w.Message, place+": ") { // each floor may have said it
@@ -222,10 +222,5 @@ func Wire(err error) *Error {
 // Retryable reports whether the same request may succeed later without anybody
 // changing anything: busy, timeout and unavailable.
 func Retryable(err error) bool {
-	switch KindOf(err) {
-	case Busy, Timeout, Unavailable:
-		return true
-	default:
-		return false
-	}
+	return slices.Contains([]Kind{Busy, Timeout, Unavailable}, KindOf(err))
 }

@@ -122,7 +122,7 @@ func ExamplePanicError() {
 	t := green.Spawn(ctx, func(context.Context) (int, error) { panic(errAway) })
 	_, err := t.Wait(ctx)
 	var p *green.PanicError
-	fmt.Println(errors.As(err, &p), len(p.Stack) > 0, p.Unwrap() == errAway)
+	fmt.Println(errors.As(err, &p), len(p.Stack) > 0, errors.Is(p.Unwrap(), errAway))
 	// Output:
 	// captured a panic: panic: hypervisor is away
 	// true true true

@@ -178,7 +178,7 @@ var killCases = []conformCase{
 			synctest.Wait()
 			th.Kill(errBoom)
 			th.Kill(own) // the first cause stays
-			if _, err := th.Wait(ctx); err != c.want {
+			if _, err := th.Wait(ctx); !errors.Is(err, c.want) {
 				t.Errorf("%s: %v, want %v", name, err, c.want)
 			}
 		}

@@ -80,14 +80,14 @@ func WakeOn(ch <-chan struct{}) LoopOption {
 	return func(o *loopOptions) { o.wakes = append(o.wakes, ch) }
 }
 
-// loopDone is the error by which a looped function ends its loop.
-type loopDone struct{ value any }
+// loopDoneError is the error by which a looped function ends its loop.
+type loopDoneError struct{ value any }
 
-func (d *loopDone) Error() string { return fmt.Sprintf("green: loop is done with %v", d.value) }
+func (d *loopDoneError) Error() string { return fmt.Sprintf("green: loop is done with %v", d.value) }
 
 // LoopDone is returned by a looped function to end its loop with v, which Wait
 // gives. If v doesn't fit the loop's type, Wait gives ErrLoopDoneType.
-func LoopDone[T any](v T) error { return &loopDone{value: v} }
+func LoopDone[T any](v T) error { return &loopDoneError{value: v} }
 
 // NewFixedIntervalLoopingCall makes a looping call of fn; Start starts it.
 func NewFixedIntervalLoopingCall[T any](fn func(context.Context) error) *FixedIntervalLoopingCall[T] {
@@ -229,7 +229,7 @@ func (r *loopRun[T]) interrupted() bool {
 
 // over tells whether a run that gave err was the last, and sets the outcome.
 func (r *loopRun[T]) over(err error) bool {
-	if d, ok := errors.AsType[*loopDone](err); ok {
+	if d, ok := errors.AsType[*loopDoneError](err); ok {
 		r.value, r.err = loopValue[T](d)
 		return true
 	}
@@ -257,7 +257,7 @@ func (r *loopRun[T]) over(err error) bool {
 	return false
 }
 
-func loopValue[T any](d *loopDone) (T, error) {
+func loopValue[T any](d *loopDoneError) (T, error) {
 	v, ok := d.value.(T)
 	if !ok && (d.value != nil || reflect.TypeFor[T]().Kind() != reflect.Interface) {
 		return v, fmt.Errorf("%w: got %T, want %v", ErrLoopDoneType, d.value, reflect.TypeFor[T]())

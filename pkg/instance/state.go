@@ -1,5 +1,7 @@
 package instance
 
+import "slices"
+
 // VMState is what the owner of the server believes it has.
 type VMState string
 
@@ -84,12 +86,7 @@ func CanMove(from, to VMState) bool {
 	if to == VMError || to == VMDeleted {
 		return true
 	}
-	for _, next := range moves[from] {
-		if next == to {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(moves[from], to)
 }
 
 // VMStateOf derives the vm_state that fits what the hypervisor reports, for a

@@ -180,7 +180,7 @@ func (a *arrival) prepare(ctx context.Context) error {
 func (a *arrival) undo(ctx context.Context, reached Phase, why error) error {
 	err := unwind(ctx, a, prepareTable(), reached)
 	if err != nil {
-		a.arm(a.d.cfg.ClaimTimeout)
+		a.arm(a.d.cfg.ClaimTimeout) //nolint:contextcheck // the claim outlives the request
 		return err
 	}
 	return a.close(ctx, instance.MigrationFailed, why)
@@ -198,7 +198,7 @@ func (a *arrival) close(ctx context.Context, status instance.MigrationStatus, wh
 	if err != nil {
 		return err
 	}
-	a.disarm()
+	a.disarm() //nolint:contextcheck // the claim outlives the request
 	a.releaseSlot()
 	a.d.over(a)
 	logkit.From(ctx).Info("the arriving migration ended here as "+string(status), logkit.Err(why))
@@ -282,7 +282,7 @@ func (a *arrival) again(ctx context.Context, err error) {
 	}
 	logkit.From(ctx).Warn("an arriving migration can't go on; it will be tried again",
 		logkit.Phase.Of(string(a.record().Phase)), logkit.Err(err))
-	a.arm(a.d.cfg.RetryLimit)
+	a.arm(a.d.cfg.RetryLimit) //nolint:contextcheck // the claim outlives the request
 }
 
 // lookAndCommit takes the guest when the facts say that it has arrived.
@@ -328,7 +328,7 @@ func (a *arrival) resume(ctx context.Context) error {
 	a.d.expect(a)
 	switch {
 	case rec.Phase == PhaseAwait && !rec.Undoing:
-		a.arm(max(a.d.cfg.ClaimTimeout-time.Since(rec.UpdatedAt), a.d.cfg.RetryFirst))
+		a.arm(max(a.d.cfg.ClaimTimeout-time.Since(rec.UpdatedAt), a.d.cfg.RetryFirst)) //nolint:contextcheck // the claim outlives the request
 		_, err := a.lookAndCommit(ctx, false)
 		return err
 	default:

@@ -62,12 +62,12 @@ func (a *arrival) ready(ctx context.Context) error {
 }
 
 func (a *arrival) await(context.Context) error {
-	a.arm(a.d.cfg.ClaimTimeout)
+	a.arm(a.d.cfg.ClaimTimeout) //nolint:contextcheck // the claim outlives the request
 	return nil
 }
 
 func (a *arrival) unawait(context.Context) error {
-	a.disarm()
+	a.disarm() //nolint:contextcheck // the claim outlives the request
 	return nil
 }
 
@@ -78,7 +78,7 @@ func (a *arrival) activate(ctx context.Context) error {
 	})
 	if err != nil && ctx.Err() == nil { // the guest runs here, reachable or not: it must be owned
 		logkit.From(ctx).Error("the ports of an arrived guest can't be activated yet", logkit.Err(err))
-		a.activateLater()
+		a.activateLater() //nolint:contextcheck // it outlives the request
 		return nil
 	}
 	return causeOf(ctx, err)
@@ -151,7 +151,7 @@ func (a *arrival) expire(ctx context.Context) {
 	if rec.Ended() {
 		return
 	}
-	a.arm(a.d.cfg.ClaimTimeout)
+	a.arm(a.d.cfg.ClaimTimeout) //nolint:contextcheck // the claim outlives the request
 	a.again(ctx, a.expireOnce(ctx, rec))
 }
 

@@ -100,7 +100,7 @@ func (d *Dest) seen(ctx context.Context, migration string, e virt.Event) error {
 	}
 	ctx = a.logged(ctx)
 	if err := a.lock(ctx); err != nil {
-		return nil //nolint:nilerr // stopping
+		return nil // stopping
 	}
 	defer a.unlock()
 	a.again(ctx, a.heard(ctx, e))
@@ -349,7 +349,7 @@ func (d *Dest) Resume(ctx context.Context, rec Record) error {
 	if err := a.lock(ctx); err != nil { // it is new: the turn is ours
 		return fault.Wrap(err, op, a.id)
 	}
-	green.SpawnN(life, func(ctx context.Context) error {
+	green.SpawnN(life, func(ctx context.Context) error { //nolint:contextcheck // its parent's life is another
 		defer a.unlock()
 		ctx = a.logged(ctx)
 		a.again(ctx, a.resume(ctx))

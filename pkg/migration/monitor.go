@@ -203,15 +203,20 @@ func (m *monitor) act(ctx context.Context, d Decision) {
 			m.abort(ctx)
 		}
 	}
+	m.tell(ctx, d, err)
+	if m.r.forceAsked() != nil && (d.Action != ActPostCopy || err == nil) { // a refused post-copy is followed by a pause
+		m.r.answerForce(d.Action, err)
+	}
+}
+
+// tell logs what the policy did to the guest, and what it could not do.
+func (m *monitor) tell(ctx context.Context, d Decision, err error) {
 	log := logkit.From(ctx)
 	switch {
 	case err != nil:
 		log.Warn("the policy's wish failed: "+string(d.Action), logkit.Err(err))
 	case d.Action != ActNone && d.Action != ActSetDowntime:
 		log.Info("the policy steps in: " + string(d.Action) + ": " + d.Reason)
-	}
-	if m.r.forceAsked() != nil && (d.Action != ActPostCopy || err == nil) { // a refused post-copy is followed by a pause
-		m.r.answerForce(d.Action, err)
 	}
 }
 

@@ -1,6 +1,8 @@
 package migration
 
 import (
+	"slices"
+
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
@@ -68,27 +70,23 @@ func SightOf(d virt.Domain, err error) Sight {
 }
 
 func runningSight(r virt.Reason) Sight {
-	switch r {
-	case virt.ReasonPostCopy:
+	if r == virt.ReasonPostCopy {
 		return SightPostCopy
-	case virt.ReasonPostCopyFailed:
-		return SightLost
-	default:
-		return SightRunning
 	}
+	if r == virt.ReasonPostCopyFailed {
+		return SightLost
+	}
+	return SightRunning
 }
 
 func pausedSight(r virt.Reason) Sight {
-	switch r {
-	case virt.ReasonMigrating, virt.ReasonMigrated, virt.ReasonStarting, virt.ReasonUnknown:
+	if slices.Contains([]virt.Reason{virt.ReasonMigrating, virt.ReasonMigrated, virt.ReasonStarting, virt.ReasonUnknown}, r) {
 		return SightMoving
-	case virt.ReasonPostCopy:
-		return SightPostCopy
-	case virt.ReasonPostCopyFailed:
-		return SightLost
-	default:
-		return SightPaused
 	}
+	if split := runningSight(r); split != SightRunning {
+		return split
+	}
+	return SightPaused
 }
 
 // Facts is all that an outcome may depend on, once the source's job is over.
@@ -121,7 +119,7 @@ func Outcome(f Facts) Verdict {
 		return f.ended()
 	case f.arrived():
 		return VerdictCompleted
-	case f.stayed():
+	case !f.Owned && f.Job != JobCompleted && f.stayed():
 		return f.ended()
 	default:
 		return VerdictUnknown
@@ -148,44 +146,53 @@ func (f Facts) gone() bool { return f.Source == SightLeft || f.Source == SightAb
 // arrived reports whether the guest is the destination's, given that it does not
 // run on the source.
 func (f Facts) arrived() bool {
-	sure := f.Owned || f.Job == JobCompleted
+	switch {
+	case f.Owned: // in post-copy the last word, RESUMED(migrated), may be late
+		return f.Dest != SightPostCopy || f.Job == JobCompleted || f.Source == SightLeft
+	case f.Job == JobCompleted:
+		return f.moved()
+	case f.Source == SightLeft:
+		return f.held() || f.Dest == SightUnknown || f.Dest == SightOff
+	case f.Dest == SightRunning:
+		return f.Source != SightUnknown
+	case f.Dest == SightPaused: // where it stands on both hosts it ran nowhere since
+		return f.Source == SightAbsent || f.Job == JobNone && f.stands()
+	}
+	return false
+}
+
+// moved reports whether a job that completed has left the guest at the destination:
+// nothing that is seen may speak against it.
+func (f Facts) moved() bool {
 	switch f.Dest {
-	case SightRunning:
-		return sure || f.Source != SightUnknown
-	case SightPaused:
-		stands := f.Source == SightPaused || f.Source == SightMoving // here too, and ran nowhere since
-		return sure || f.gone() || stands && f.Job == JobNone
-	case SightPostCopy: // the last word, RESUMED(migrated), may be late
-		return f.Job == JobCompleted || f.Source == SightLeft
+	case SightRunning, SightPaused, SightPostCopy:
+		return true
 	case SightUnknown:
-		return f.Owned || f.Source == SightLeft || f.Job == JobCompleted && (f.gone() || f.Source == SightOff)
-	case SightMoving:
-		return f.Owned || f.Job == JobCompleted && f.gone()
-	case SightOff: // it arrived and went off there
-		return f.Owned || f.Source == SightLeft || f.Job == JobCompleted && f.gone()
-	case SightAbsent, SightLeft:
-		return f.Owned
-	case SightLost:
+		return f.gone() || f.Source == SightOff
+	case SightMoving, SightOff:
+		return f.gone()
+	case SightAbsent, SightLeft, SightLost:
 		return false
 	}
 	return false
 }
 
-// stayed reports whether the guest is the source's although it does not run there.
+// stands reports whether the source holds the guest, paused.
+func (f Facts) stands() bool { return f.Source == SightPaused || f.Source == SightMoving }
+
+// stayed reports whether the guest is the source's although it does not run there,
+// given that nothing says that it arrived.
 func (f Facts) stayed() bool {
-	if f.Owned || f.Job == JobCompleted {
-		return false
-	}
 	ended := f.Job == JobFailed || f.Job == JobCancelled
-	switch f.Source {
-	case SightPaused:
-		return f.Dest == SightUnknown || f.absent() || ended && (f.Dest == SightPaused || f.Dest == SightOff)
-	case SightMoving:
-		return f.absent() || ended && f.Dest == SightPaused
-	case SightOff: // it died here, before it left
-		return f.absent()
-	case SightUnknown, SightAbsent, SightLeft, SightRunning, SightPostCopy, SightLost:
-		return false
+	switch {
+	case f.absent():
+		return f.stands() || f.Source == SightOff // off: it died before it left
+	case f.Dest == SightUnknown:
+		return f.Source == SightPaused
+	case f.Dest == SightPaused:
+		return ended && f.stands()
+	case f.Dest == SightOff:
+		return ended && f.Source == SightPaused
 	}
 	return false
 }

@@ -17,6 +17,8 @@ import (
 // ? unknown.
 //
 //	columns: unknown absent off left moving paused running postcopy lost
+//
+//nolint:dupword // columns
 var outcomes = []struct {
 	job   migration.JobType
 	owned bool

@@ -17,8 +17,8 @@ type step[W walker] struct {
 	status instance.MigrationStatus // that the source shows meanwhile; empty: unchanged
 	quiet  bool                     // it has no side effect, so entering it is not journaled
 	limit  func(Config) time.Duration
-	do     func(w W, ctx context.Context) error //nolint:revive // the walker is the receiver
-	undo   func(w W, ctx context.Context) error //nolint:revive // as above; nil: nothing to undo
+	do     func(w W, ctx context.Context) error
+	undo   func(w W, ctx context.Context) error // nil: nothing to undo
 }
 
 // walker is who walks a phase table.

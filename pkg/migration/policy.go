@@ -93,17 +93,8 @@ type Policy struct {
 // nothing is decided any more. A guest that we
 // paused has twice the time, then it is let go on here.
 func (p Policy) Decide(s Snapshot) Decision {
-	switch {
-	case s.PostCopy:
-		return Decision{Action: ActNone}
-	case s.Force:
-		return s.end(StallPostCopy, "asked to complete")
-	case s.Paused && p.Timeout > 0 && s.Elapsed > 2*p.Timeout: // not even that helped: the link must be broken
-		return s.end(StallAbort, fmt.Sprintf("not complete after %v although the guest stands still", 2*p.Timeout))
-	case s.Paused:
-		return Decision{Action: ActNone}
-	case p.Timeout > 0 && s.Elapsed > p.Timeout:
-		return s.end(p.OnStall, fmt.Sprintf("not complete after %v", p.Timeout))
+	if d, decided := p.limits(s); decided {
+		return d
 	}
 	switch p.Name {
 	case PolicyNova:
@@ -118,6 +109,25 @@ func (p Policy) Decide(s Snapshot) Decision {
 	default:
 		return p.adaptive(s)
 	}
+}
+
+// limits is what holds for every policy.
+func (p Policy) limits(s Snapshot) (d Decision, decided bool) {
+	none := Decision{Action: ActNone}
+	late := func(limit time.Duration) bool { return limit > 0 && s.Elapsed > limit }
+	switch {
+	case s.PostCopy:
+		return none, true
+	case s.Force:
+		return s.end(StallPostCopy, "asked to complete"), true
+	case s.Paused && late(2*p.Timeout): // not even that helped: the link must be broken
+		return s.end(StallAbort, fmt.Sprintf("not complete after %v although the guest stands still", 2*p.Timeout)), true
+	case s.Paused:
+		return none, true
+	case late(p.Timeout):
+		return s.end(p.OnStall, fmt.Sprintf("not complete after %v", p.Timeout)), true
+	}
+	return none, false
 }
 
 // end brings a migration to its end one way or the other.

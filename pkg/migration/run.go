@@ -169,6 +169,11 @@ func (r *run) conduct(ctx context.Context, accepted bool) (instance.Migration, e
 	}
 	logkit.From(ctx).Info("live migration begins", logkit.Phase.Of(string(from)))
 	reached, err := walk(ctx, r, sourceTable(), from)
+	return r.conclude(ctx, reached, err)
+}
+
+// conclude ends a walk that went forward.
+func (r *run) conclude(ctx context.Context, reached Phase, err error) (instance.Migration, error) {
 	switch {
 	case ctx.Err() != nil && err != nil:
 		return r.record().Migration, context.Cause(ctx)

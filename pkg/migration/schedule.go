@@ -2,6 +2,7 @@ package migration
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
@@ -58,9 +59,9 @@ func DataGB(memoryMiB int, diskBytes []int64) float64 {
 // DowntimeAt gives the last step whose After is strictly below elapsed; false
 // before the first one. The strictness is nova's: nothing is set at once.
 func DowntimeAt(steps []DowntimeStep, elapsed time.Duration) (time.Duration, bool) {
-	for i := len(steps) - 1; i >= 0; i-- {
-		if elapsed > steps[i].After {
-			return steps[i].Downtime, true
+	for _, step := range slices.Backward(steps) {
+		if elapsed > step.After {
+			return step.Downtime, true
 		}
 	}
 	return 0, false

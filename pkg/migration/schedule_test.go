@@ -32,8 +32,11 @@ func TestDowntimeSchedule(t *testing.T) {
 		{novaDefault, 128, 9600, ramp},
 		{novaDefault, 256, 19200, ramp},
 		{novaDefault, 1024, 76800, ramp},
-		{migration.ScheduleConfig{MaxDowntime: 400 * time.Millisecond, Steps: 10, DelayPerGB: 30 * time.Second}, 3, 90,
-			[]int{40, 76, 112, 148, 184, 220, 256, 292, 328, 364, 400}},
+		{
+			migration.ScheduleConfig{MaxDowntime: 400 * time.Millisecond, Steps: 10, DelayPerGB: 30 * time.Second},
+			3, 90,
+			[]int{40, 76, 112, 148, 184, 220, 256, 292, 328, 364, 400},
+		},
 		{migration.ScheduleConfig{MaxDowntime: 100 * time.Millisecond, Steps: 3, DelayPerGB: 3 * time.Second}, 2, 6, []int{33, 55, 77, 100}},
 	}
 	for _, c := range cases {
@@ -47,9 +50,9 @@ func TestDowntimeSchedule(t *testing.T) {
 			t.Errorf("DowntimeSchedule(%+v, %v) (-want +got):\n%s", c.c, c.gb, diff)
 		}
 	}
-	for steps, last := range map[int]time.Duration{6: 999, 10: 1000} { // truncation loses a millisecond for some
+	for steps, last := range map[int]int64{6: 999, 10: 1000} { // truncation loses a millisecond for some
 		s := migration.DowntimeSchedule(migration.ScheduleConfig{MaxDowntime: time.Second, Steps: steps, DelayPerGB: time.Minute}, 2)
-		if got := s[len(s)-1].Downtime; got != last*time.Millisecond {
+		if got := s[len(s)-1].Downtime; got.Milliseconds() != last {
 			t.Errorf("1000 ms in %d steps ends at %v, want %d ms", steps, got, last)
 		}
 	}
@@ -126,13 +129,18 @@ func TestProgress(t *testing.T) {
 		remaining, total uint64
 		want             int
 	}{
-		{0, 0, 0}, {5, 0, 0}, {0, 100, 100}, {100, 100, 0}, {50, 100, 50},
+		{0, 0, 0},
+		{5, 0, 0},
+		{0, 100, 100},
+		{100, 100, 0},
+		{50, 100, 50},
 		{5, 1000, 100},  // 0.5 → 0
 		{15, 1000, 98},  // 1.5 → 2
 		{25, 1000, 98},  // 2.5 → 2
 		{35, 1000, 96},  // 3.5 → 4
 		{150, 100, -50}, // more than the total
-		{1, 3, 67}, {2, 3, 33},
+		{1, 3, 67},
+		{2, 3, 33},
 	}
 	for _, c := range cases {
 		if got := migration.Progress(c.remaining, c.total); got != c.want {

@@ -1,4 +1,4 @@
-package migration //nolint:testpackage // slots are nobody else's business
+package migration
 
 import (
 	"context"

@@ -3,6 +3,7 @@ package migration
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
@@ -112,10 +113,7 @@ func refusal(subject string, reasons []string) error {
 	if len(reasons) == 0 {
 		return nil
 	}
-	message := "the migration can't be done: " + reasons[0]
-	for _, reason := range reasons[1:] {
-		message += "; " + reason
-	}
+	message := "the migration can't be done: " + strings.Join(reasons, "; ")
 	return fault.New(fault.PreconditionFailed, op, subject, message).WithDetail("reasons", reasons)
 }
 
@@ -260,10 +258,10 @@ func (r *run) jobRuns(ctx context.Context) (bool, virt.Job, error) {
 	defer cancel()
 	j, err := r.s.ports.Hypervisor.Job(ctx, r.instance)
 	err = causeOf(ctx, err)
-	switch fault.KindOf(err) {
-	case "":
+	switch kind := fault.KindOf(err); {
+	case err == nil:
 		return j.Type == JobUnbounded || j.Type == JobBounded, j, nil
-	case fault.NotFound, fault.Conflict:
+	case kind == fault.NotFound, kind == fault.Conflict:
 		return false, virt.Job{}, nil
 	default:
 		return false, virt.Job{}, fault.Wrap(err, op, r.instance)

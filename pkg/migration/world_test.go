@@ -29,7 +29,7 @@ type world struct {
 	t     *testing.T
 	fakes *fake.World
 	sites map[string]*site
-	ctx   context.Context
+	ctx   context.Context //nolint:containedctx // the life of the world
 
 	mu   sync.Mutex
 	talk []string // the conversation
@@ -60,7 +60,7 @@ type site struct {
 // agent is one life of the process on a site.
 type agent struct {
 	*site
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // the life of the process
 	kill   context.CancelCauseFunc
 	driver *fake.Driver
 	source *migration.Source
@@ -139,11 +139,7 @@ func (s *site) start() {
 }
 
 func (a *agent) spawn(f func()) {
-	a.runs.Add(1)
-	go func() {
-		defer a.runs.Done()
-		f()
-	}()
+	a.runs.Go(f)
 }
 
 // stop ends the agent; what it was doing stays as it is.
@@ -424,7 +420,7 @@ func carry[T any](ctx context.Context, d doors, host, method string, call func(c
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(other.ctx, func() { cancel(context.Cause(other.ctx)) })()
+	defer context.AfterFunc(other.ctx, func() { cancel(context.Cause(other.ctx)) })() //nolint:contextcheck // its parent's life is another
 	v, err := call(ctx, other)
 	verdict := "ok"
 	if err != nil {

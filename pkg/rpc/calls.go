@@ -11,7 +11,7 @@ import (
 
 // dispatch decodes a call and runs the handler; the two transports share it.
 // send is called exactly once unless the handler never responds.
-func dispatch(serving context.Context, method string, h header, args []byte, send func(Reply), handle Handler) {
+func dispatch(serving context.Context, method string, h header, args []byte, send func(Reply), handle Handler) { //nolint:revive // six: a call, where its answer goes, who handles it
 	m, bad := decodeMessage(method, h, args, false)
 	if bad != nil {
 		send(Reply{Err: bad})

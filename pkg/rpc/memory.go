@@ -53,7 +53,7 @@ func NewBus(opts ...BusOption) *Bus {
 	}
 	b := &Bus{
 		opts: o, names: names{DefaultPrefix},
-		conns: map[*memConn]struct{}{}, agents: map[string][]*memAgent{}, views: map[Bucket]*viewStore{},
+		conns: map[*memConn]struct{}{}, agents: map[string][]*memAgent{}, views: make(map[Bucket]*viewStore, len(Buckets())),
 	}
 	b.casts.queues, b.casts.seen = map[string]*castQueue{}, newDedup(2*o.ackWait)
 	b.events.seen = newDedup(2 * o.ackWait)

@@ -236,8 +236,7 @@ func connectFault(err error, cfg Config) error {
 
 // natsFault gives an error of the library its kind.
 func natsFault(err error, op, subject string) *fault.Error {
-	var known *fault.Error
-	if errors.As(err, &known) {
+	if known, ok := errors.AsType[*fault.Error](err); ok {
 		return known
 	}
 	f := fault.New(fault.Internal, op, subject, "").Because(err)

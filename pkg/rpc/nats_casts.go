@@ -161,7 +161,7 @@ func (r *natsCasts) delivery(m *nats.Msg) (Delivery, bool) {
 		return Delivery{}, false
 	}
 	d := decodeCast(r.conn.names, m.Subject, m.Header, m.Data)
-	d.Sequence, d.Delivered, d.Sent = meta.Sequence.Stream, int(min(meta.NumDelivered, 1<<30)), meta.Timestamp //nolint:gosec // bounded
+	d.Sequence, d.Delivered, d.Sent = meta.Sequence.Stream, int(min(meta.NumDelivered, 1<<30)), meta.Timestamp
 	d.Ack = func() error {
 		if err := r.conn.nc.Publish(m.Reply, nil); err != nil { // an empty message acknowledges
 			return natsFault(err, "ack", r.host)

@@ -130,7 +130,7 @@ func externalServer(t *testing.T) *natsServer {
 	s := &natsServer{url: "nats://" + address}
 	s.start = func(t *testing.T) {
 		t.Helper()
-		cmd = exec.Command(binary, "-a", "127.0.0.1", "-p", port, "-js", "-sd", filepath.Join(dir, "js"), "-l", filepath.Join(dir, "log")) //nolint:gosec,noctx // the test ends it
+		cmd = exec.Command(binary, "-a", "127.0.0.1", "-p", port, "-js", "-sd", filepath.Join(dir, "js"), "-l", filepath.Join(dir, "log"))
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}

@@ -190,7 +190,7 @@ func EscapeHost(host string) string {
 		return host
 	}
 	var b strings.Builder
-	for i := 0; i < len(host); i++ {
+	for i := range len(host) {
 		c := host[i]
 		if plain(c) {
 			b.WriteByte(c)
@@ -208,7 +208,7 @@ func plain(c byte) bool {
 
 // isToken reports whether s needs no escape.
 func isToken(s string) bool {
-	for i := 0; i < len(s); i++ {
+	for i := range len(s) {
 		if !plain(s[i]) {
 			return false
 		}

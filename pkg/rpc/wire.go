@@ -94,7 +94,7 @@ func checkHeaderValue(name, v string) *fault.Error {
 	if strings.TrimSpace(v) != v {
 		return fault.New(fault.InvalidArgument, "", name, "the header begins or ends with a space, which would be lost")
 	}
-	for i := 0; i < len(v); i++ {
+	for i := range len(v) {
 		if v[i] < ' ' || v[i] == 0x7f {
 			return fault.New(fault.InvalidArgument, "", name, "the header holds a control character")
 		}

@@ -46,8 +46,12 @@ type Options struct {
 	MaxBatch int
 	// NoSync leaves out the fsync. For simulations only: a power loss may lose everything.
 	NoSync bool
-	// Trouble, for simulations, is asked before each commit; its error counts as the disk's.
-	Trouble func() error
+	// Around is for simulations of a crash. It is called by the writer before each
+	// transaction (written false) and again once that is on disk, before anybody learns
+	// of it (written true). Its error is what the updates are answered with: the first
+	// time nothing is written, the second time it stays written, as in a process that
+	// died at that moment. It must not use the store.
+	Around func(written bool) error
 }
 
 func (o Options) withDefaults() Options {
@@ -67,8 +71,7 @@ type Store struct {
 	stop   chan struct{}
 	writer *green.Thread[struct{}]
 	batch  int
-
-	trouble func() error
+	around func(written bool) error // nil: nobody looks on
 }
 
 // update is one waiting call of Update; done is answered once.
@@ -91,7 +94,7 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, openFault(path, err)
 	}
-	s := &Store{db: db, queue: make(chan *update, o.MaxBatch), stop: make(chan struct{}), batch: o.MaxBatch, trouble: o.Trouble}
+	s := &Store{db: db, queue: make(chan *update, o.MaxBatch), stop: make(chan struct{}), batch: o.MaxBatch, around: o.Around}
 	s.writer = green.Spawn(context.WithoutCancel(ctx), s.write)
 	return s, nil
 }
@@ -197,13 +200,8 @@ func (s *Store) gather(first *update) []*update {
 func (s *Store) commit(batch []*update) {
 	for len(batch) > 0 {
 		failed := -1
-		err := s.db.Update(func(b *bbolt.Tx) error {
+		err := s.transact(func(b *bbolt.Tx) error {
 			tx := &Tx{bolt: b}
-			if s.trouble != nil {
-				if err := s.trouble(); err != nil {
-					return err
-				}
-			}
 			for i, u := range batch {
 				if err := guarded(u.fn, tx); err != nil {
 					failed = i
@@ -222,6 +220,25 @@ func (s *Store) commit(batch []*update) {
 		batch[failed].done <- err
 		batch = append(batch[:failed:failed], batch[failed+1:]...)
 	}
+}
+
+// transact runs one transaction, with the simulation's word before and after it.
+func (s *Store) transact(fn func(*bbolt.Tx) error) error {
+	if s.around == nil {
+		return s.db.Update(fn)
+	}
+	if err := s.around(false); err != nil {
+		return err
+	}
+	var died error
+	err := s.db.Update(func(b *bbolt.Tx) error {
+		b.OnCommit(func() { died = s.around(true) }) // the first of the transaction's
+		return fn(b)
+	})
+	if err == nil {
+		err = died
+	}
+	return err
 }
 
 // guarded turns a panic of fn into an error: one bad record must not end the writer.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -106,10 +107,8 @@ func awaitReady(c net.PacketConn, deadline time.Time) error {
 		if err != nil {
 			return err
 		}
-		for _, line := range strings.Split(string(buffer[:n]), "\n") {
-			if line == "READY=1" {
-				return nil
-			}
+		if slices.Contains(strings.Split(string(buffer[:n]), "\n"), "READY=1") {
+			return nil
 		}
 	}
 }

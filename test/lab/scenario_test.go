@@ -172,7 +172,7 @@ func (s *stage) only(t *testing.T, spec instance.Spec, n int) {
 	s.eventually(t, 5*time.Second, "the view to show "+want, func() error {
 		all, err := s.c.Instances(ctx)
 		if err != nil || len(all) != 1 || all[0].Host != want {
-			return fmt.Errorf("the view shows %v, %v", all, err)
+			return fmt.Errorf("the view shows %v, %w", all, err)
 		}
 		return nil
 	})

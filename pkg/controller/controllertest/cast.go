@@ -71,10 +71,7 @@ func (f *Fleet) admit(ctx context.Context, host string, m rpc.Message) error {
 // carryOut walks a task through its events.
 func (f *Fleet) carryOut(ctx context.Context, host string, m rpc.Message) error {
 	e := api.TaskEvent{RequestID: m.RequestID, Method: m.Method, Host: host}
-	f.mu.Lock()
-	refusal := f.refusals[m.Method]
-	f.mu.Unlock()
-	if refusal != nil {
+	if refusal := f.refusal(host, m); refusal != nil {
 		e.Error = refusal
 		return f.tell(ctx, e, api.TaskRefused)
 	}
@@ -207,6 +204,10 @@ func (f *Fleet) migrate(ctx context.Context, host string, args api.MigrateArgs) 
 		if f.isAborted(m.UUID) {
 			return f.cancel(ctx, m)
 		}
+		if err := f.brokenTo(m.Dest); err != nil {
+			m.Status, m.EndedAt, m.Fault = instance.MigrationFailed, time.Now(), err
+			return errors.Join(err, f.publish(ctx, m))
+		}
 		moved := uint64(total) / uint64(f.Steps) * uint64(step+1)
 		m.Progress.Memory = instance.Amount{Total: total, Processed: moved, Remaining: total - moved}
 		m.Progress.Percent, m.Progress.Bandwidth, m.Progress.DirtyRate = min(99, 100*(step+1)/f.Steps), 1<<30, 1<<28
@@ -226,6 +227,12 @@ func (f *Fleet) cancel(ctx context.Context, m instance.Migration) error {
 	err := fault.New(fault.Cancelled, api.LiveMigration, m.Instance, "the migration was aborted; the guest runs on "+m.Source)
 	m.Status, m.EndedAt, m.Fault = instance.MigrationCancelled, time.Now(), err
 	return errors.Join(err, f.publish(ctx, m))
+}
+
+func (f *Fleet) brokenTo(dest string) *fault.Error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.broken[dest]
 }
 
 func (f *Fleet) isAborted(id string) bool {

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"slices"
+
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 )
@@ -77,20 +79,16 @@ type MigrateArgs struct {
 
 // Check implements [Checker].
 func (a MigrateArgs) Check() error {
-	if err := instance.CheckUUID("instance", a.Instance); err != nil {
+	ids := MigrationRefArgs{Instance: a.Instance, Migration: a.Migration}
+	if err := ids.Check(); err != nil {
 		return err
-	}
-	if a.Migration != "" {
-		if err := instance.CheckUUID("migration", a.Migration); err != nil {
-			return err
-		}
 	}
 	switch {
 	case a.Dest == "":
 		return fault.New(fault.InvalidArgument, "", "dest", "name the destination host").WithHint("compute-agent host list shows the hosts")
-	case a.Policy != "" && a.Policy != "nova" && a.Policy != "adaptive" && a.Policy != "pause_now" && a.Policy != "post_copy_now":
+	case !slices.Contains([]string{"", "nova", "adaptive", "pause_now", "post_copy_now"}, a.Policy):
 		return fault.Newf(fault.InvalidArgument, "", "policy", "%q: use adaptive, nova, pause_now or post_copy_now", a.Policy)
-	case a.Priority != "" && a.Priority != PriorityUser && a.Priority != PriorityDrain:
+	case !slices.Contains([]string{"", PriorityUser, PriorityDrain}, a.Priority):
 		return fault.Newf(fault.InvalidArgument, "", "priority", "%q: use user or drain", a.Priority)
 	case a.ParallelConnections < 0 || a.ParallelConnections > 64:
 		return fault.Newf(fault.InvalidArgument, "", "parallel_connections", "%d is not between 0 and 64", a.ParallelConnections)

@@ -8,9 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
-	"github.com/google/go-cmp/cmp"
 )
 
 // oddHosts are host names that are no subject token as they stand.

@@ -151,8 +151,11 @@ func eventMany(t *testing.T, rig *Rig) {
 func eventRefused(t *testing.T, rig *Rig) {
 	agent := rig.Connect(t, "agent")
 	for _, e := range []rpc.Event{
-		{Kind: "task", ID: "a"}, {Host: "node1", ID: "a"}, {Host: "node1", Kind: "task"},
-		{Host: "node1", Kind: "a.b", ID: "a"}, {Host: "node1", Kind: "task", ID: "a", MsgID: "a\nb"},
+		{Kind: "task", ID: "a"},
+		{Host: "node1", ID: "a"},
+		{Host: "node1", Kind: "task"},
+		{Host: "node1", Kind: "a.b", ID: "a"},
+		{Host: "node1", Kind: "task", ID: "a", MsgID: "a\nb"},
 	} {
 		wantKind(t, fmt.Sprintf("Publish of %+v", e), agent.Publish(within(t), e), fault.InvalidArgument)
 	}

@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
-	"github.com/google/go-cmp/cmp"
 )
 
 func viewCases() []testCase {
