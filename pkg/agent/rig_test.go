@@ -87,7 +87,7 @@ func (n *node) start() {
 	t := n.r.t
 	t.Helper()
 	var err error
-	if n.store, err = state.Open(n.r.ctx, n.dir, state.Options{NoSync: true, Around: n.diskTrouble}); err != nil {
+	if n.store, err = state.Open(n.r.ctx, n.dir, state.Options{NoSync: true, Trouble: n.diskTrouble}); err != nil {
 		t.Fatal(err)
 	}
 	n.driver, n.conn = n.machine.Open(), n.r.bus.Connect(n.name)
@@ -101,8 +101,8 @@ func (n *node) start() {
 	}
 }
 
-func (n *node) diskTrouble(written bool) error {
-	if err := n.trouble.Load(); err != nil && !written {
+func (n *node) diskTrouble() error {
+	if err := n.trouble.Load(); err != nil {
 		return *err
 	}
 	return nil
