@@ -93,14 +93,14 @@ func (a *Agent) availableResource(context.Context, any) (any, error) { return a.
 func (a *Agent) resources(without string) api.Resources {
 	facts, _, _ := a.machine.get()
 	var specs []instance.Spec
-	for _, i := range a.ledger.all() {
+	for _, i := range a.ledger.instancesNow() {
 		if i.UUID != without {
 			specs = append(specs, i.Spec)
 		}
 	}
-	for _, s := range a.claims() {
-		if s.UUID != without {
-			specs = append(specs, s)
+	for _, r := range a.ledger.openMigrations() {
+		if claims(r) && r.Migration.Instance != without {
+			specs = append(specs, r.Instance.Spec)
 		}
 	}
 	return inventory.Count(a.cfg.Inventory, facts, specs, a.machine.foreignCount())
@@ -180,8 +180,8 @@ func (a *Agent) externalEvents(ctx context.Context, j *job) (outcome, error) {
 
 // leavingTo gives the destination of an instance's running migration.
 func (a *Agent) leavingTo(id string) string {
-	for _, r := range a.ledger.migrations() {
-		if r.Role == migration.RoleSource && r.Migration.Instance == id && !r.Ended() {
+	for _, r := range a.ledger.migrationsOf(id) {
+		if r.Role == migration.RoleSource && !r.Ended() {
 			return r.Migration.Dest
 		}
 	}

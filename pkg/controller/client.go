@@ -52,6 +52,10 @@ type Options struct {
 	CastExpiry      time.Duration // a cast read later is refused; default 0: the agent's cast_default_expiry
 	BusPatience     time.Duration // a look into views or events is repeated so long while the bus reconnects or elects a leader; default 15 s
 	Force           bool          // cast without looking whether the host exists and reports
+
+	// Resolved is told which instance a name stood for: errors of agents speak of UUIDs,
+	// and who typed a name wants to read it.
+	Resolved func(name, uuid string)
 }
 
 func (o Options) withDefaults() Options {
@@ -69,6 +73,9 @@ func (o Options) withDefaults() Options {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
+	}
+	if o.Resolved == nil {
+		o.Resolved = func(string, string) {}
 	}
 	return o
 }

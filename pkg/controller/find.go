@@ -83,7 +83,11 @@ func (c *Client) FindInstance(ctx context.Context, ref string) (instance.Instanc
 	if err != nil {
 		return instance.Instance{}, err
 	}
-	return byName(ref, all)
+	i, err := byName(ref, all)
+	if err == nil {
+		c.opts.Resolved(ref, i.UUID)
+	}
+	return i, err
 }
 
 func byName(ref string, all []instance.Instance) (instance.Instance, error) {

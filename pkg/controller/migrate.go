@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
@@ -99,6 +100,59 @@ func (c *Client) inProgress(ctx context.Context, ref string) (instance.Migration
 		return m, missing
 	}
 	return instance.Migration{Instance: i.UUID, Source: i.Host}, nil
+}
+
+// lastTaskQuiet is how long the stream may be silent before its last task events are
+// all taken as read.
+const lastTaskQuiet = 500 * time.Millisecond
+
+// PendingMigration finds a live_migration of the instance that ref names which its
+// host has accepted and not ended, also before the migration is in any view. The
+// task is the caller's to close. not_found: there is none.
+func (c *Client) PendingMigration(ctx context.Context, ref string) (*Task, error) {
+	i, err := c.FindInstance(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	e, err := c.lastMigrateTask(ctx, i)
+	if err != nil {
+		return nil, err
+	}
+	t, err := c.Task(ctx, i.Host, e.RequestID)
+	if err != nil {
+		return nil, err
+	}
+	t.migration = e.Migration
+	return t, nil
+}
+
+// lastMigrateTask reads the last event of each task of the instance's host.
+func (c *Client) lastMigrateTask(ctx context.Context, i instance.Instance) (last api.TaskEvent, err error) {
+	events, err := c.bus.Events(ctx, rpc.EventFilter{Host: i.Host, Kind: api.EventTask, From: rpc.FromLast})
+	if err != nil {
+		return last, fault.Wrap(err, "read events", "")
+	}
+	defer func() { err = errors.Join(err, events.Close()) }()
+	for {
+		wait, cancel := context.WithTimeout(ctx, lastTaskQuiet)
+		raw, readErr := events.Next(wait)
+		quiet := wait.Err() != nil && ctx.Err() == nil
+		cancel()
+		switch {
+		case quiet && last.RequestID != "":
+			return last, nil
+		case quiet:
+			return last, fault.New(fault.NotFound, "", "instance "+i.UUID, "no migration of it is accepted and not ended")
+		case readErr != nil:
+			return last, fault.Wrap(readErr, "read events", "")
+		}
+		var e api.TaskEvent
+		if decode(raw.Body, &e) && e.Method == api.LiveMigration && e.Instance == i.UUID {
+			if last = e; e.State.Ended() {
+				last = api.TaskEvent{}
+			}
+		}
+	}
 }
 
 // ShowMigration asks the source of a migration for it; ref as in FindMigration.

@@ -354,7 +354,7 @@ func (s *scenario) probe(r *rig) {
 				next = s.hosts[(n+1)%len(s.hosts)]
 			}
 		}
-		ids = append(ids, r.cast(i.Host, g.UUID, api.LiveMigration, api.MigrateArgs{Instance: g.UUID, Dest: next}))
+		ids = append(ids, r.cast(i.Host, g.UUID, api.LiveMigration, api.MigrateArgs{Instance: g.UUID, Dest: next, CompletionTimeoutSeconds: 3600}))
 	}
 	for _, id := range ids {
 		if e := r.await(id); e.State != api.TaskSucceeded {
