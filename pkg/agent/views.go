@@ -205,7 +205,10 @@ func (a *Agent) publishRound(ctx context.Context, round uint64) error {
 			return err
 		}
 	}
-	return errors.Join(pool.WaitAll(ctx), failed)
+	err := pool.WaitAll(ctx)
+	mu.Lock() // WaitAll may have been given up
+	defer mu.Unlock()
+	return errors.Join(err, failed)
 }
 
 func (a *Agent) publishView(ctx context.Context, k viewKey) error {
