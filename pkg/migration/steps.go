@@ -14,6 +14,10 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
+// stillPreparing is when a destination that prepares is first asked whether it still
+// does; the next pauses double, up to Config.PeerTimeout.
+const stillPreparing = 5 * time.Second
+
 // sourceTable is the source's phase table (design section 7). Up to perform every
 // step has its undo; behind it the guest is the destination's.
 func sourceTable() []step[*run] {
@@ -51,59 +55,71 @@ func (r *run) look(ctx context.Context) (virt.Domain, error) {
 	return d, causeOf(ctx, err)
 }
 
-// ownReasons lists what on this host is against the migration, and how the guest
-// stands.
-func (r *run) ownReasons(ctx context.Context) (virt.Domain, []string, error) {
+// examine lists what on this host is against the migration; found writes down how the
+// guest and its disks stand before anything is done to them.
+func (r *run) examine(ctx context.Context) (found func(Record) Record, reasons []string, err error) {
 	rec := r.record()
-	var reasons []string
 	if rec.Migration.Dest == r.s.cfg.Host {
 		reasons = append(reasons, "the destination is the host on which the instance already is")
-	}
-	if b := rec.Args.BlockMigration; b != nil && *b {
-		reasons = append(reasons, "block migration is not supported yet: disks have to be shared")
 	}
 	d, err := r.look(ctx)
 	switch sight := SightOf(d, err); {
 	case sight == SightUnknown && err != nil:
-		return d, nil, fault.Wrap(err, op, r.instance)
+		return nil, nil, fault.Wrap(err, op, r.instance)
 	case sight == SightAbsent:
 		reasons = append(reasons, "the hypervisor does not know the instance")
 	case d.State != virt.Running && d.State != virt.Paused:
 		reasons = append(reasons, "the instance does not run: it is "+string(d.State))
 	}
-	return d, reasons, nil
+	storage, err := r.storage(ctx)
+	return func(rec Record) Record {
+		rec.WasPaused = d.State == virt.Paused
+		rec.Instance.PowerState = d.Power()
+		rec.Storage = storage
+		return rec
+	}, reasons, err
 }
 
-// standing writes down how the guest stands before anything is done to it.
-func (r Record) standing(d virt.Domain) Record {
-	r.WasPaused = d.State == virt.Paused
-	r.Instance.PowerState = d.Power()
-	return r
+// storage asks the hypervisor for the guest's disks, bounded.
+func (r *run) storage(ctx context.Context) (instance.StorageFacts, error) {
+	ctx, cancel := within(ctx, r.s.cfg.HypervisorWait, "the hypervisor's answer")
+	defer cancel()
+	facts, err := r.s.ports.Hypervisor.Storage(ctx, r.record().here())
+	return facts, fault.Wrap(causeOf(ctx, err), op, r.instance)
+}
+
+// weigh adds the destination's answer: its reasons, and what becomes of the disks.
+func (r Record) weigh(res api.CheckResult, reasons []string) (Record, []string) {
+	plan := planDisks(r.Instance.Spec, r.Storage, res.Storage)
+	r.Copies, r.KeepFolder = plan.Copies, plan.InFolder
+	return r, merge(merge(reasons, res.Reasons), plan.reasons(r.Instance.Spec, r.Args.BlockMigration))
 }
 
 // check asks both hosts for every reason against the migration, and notes how the
 // guest stands, so that it can be let stand so again.
 func (r *run) check(ctx context.Context) error {
-	d, reasons, err := r.ownReasons(ctx)
+	found, reasons, err := r.examine(ctx)
 	if err != nil {
 		return err
 	}
-	r.note(func(rec *Record) { *rec = rec.standing(d) })
+	r.note(func(rec *Record) { *rec = found(*rec) })
 	rec := r.record()
-	if rec.Migration.Dest != r.s.cfg.Host {
-		res, err := patiently(ctx, r.s.cfg, func(ctx context.Context) (api.CheckResult, error) {
-			ctx, cancel := within(ctx, r.s.cfg.CheckTimeout, "the destination's check")
-			defer cancel()
-			res, err := r.s.ports.Peer.Check(ctx, rec.Migration.Dest, r.peerArgs())
-			return res, causeOf(ctx, err)
-		})
-		if err != nil && len(reasons) == 0 {
-			return fault.Wrap(err, op, rec.Migration.Dest)
-		}
-		if err != nil {
-			reasons = append(reasons, "the destination could not be asked: "+err.Error())
-		}
-		reasons = merge(reasons, res.Reasons)
+	if rec.Migration.Dest == r.s.cfg.Host {
+		return refusal(r.instance, reasons)
+	}
+	res, err := patiently(ctx, r.s.cfg, func(ctx context.Context) (api.CheckResult, error) {
+		ctx, cancel := within(ctx, r.s.cfg.CheckTimeout, "the destination's check")
+		defer cancel()
+		res, err := r.s.ports.Peer.Check(ctx, rec.Migration.Dest, r.peerArgs())
+		return res, causeOf(ctx, err)
+	})
+	switch {
+	case err != nil && len(reasons) == 0:
+		return fault.Wrap(err, op, rec.Migration.Dest)
+	case err != nil:
+		reasons = append(reasons, "the destination could not be asked: "+err.Error())
+	default:
+		r.note(func(rec *Record) { *rec, reasons = rec.weigh(res, reasons) })
 	}
 	return refusal(r.instance, reasons)
 }
@@ -153,7 +169,7 @@ func (r *run) prepare(ctx context.Context) error {
 	res, err := patiently(ctx, r.s.cfg, func(ctx context.Context) (api.PreparedResult, error) {
 		ctx, cancel := within(ctx, r.s.cfg.PrepareTimeout, "pre_live_migration on "+dest)
 		defer cancel()
-		res, err := r.s.ports.Peer.Prepare(ctx, dest, r.peerArgs())
+		res, err := r.askPrepare(ctx, dest)
 		return res, causeOf(ctx, err)
 	})
 	if err != nil {
@@ -161,6 +177,47 @@ func (r *run) prepare(ctx context.Context) error {
 	}
 	r.note(func(rec *Record) { rec.Inbound = virt.Inbound{URI: res.URI, MigrateURI: res.MigrateURI} })
 	return nil
+}
+
+// askPrepare asks the destination to prepare, and while it does asks whether it still
+// does: an agent that was restarted meanwhile will never answer that call.
+func (r *run) askPrepare(ctx context.Context, dest string) (api.PreparedResult, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // of a call that is given up
+	call := green.Spawn(ctx, func(ctx context.Context) (api.PreparedResult, error) {
+		return r.s.ports.Peer.Prepare(ctx, dest, r.peerArgs())
+	})
+	pause := stillPreparing
+	for over := 0; over < 2; { // once more: the answer and the end may cross
+		patience, enough := context.WithTimeout(ctx, pause)
+		res, err := call.Wait(patience)
+		enough()
+		select {
+		case <-call.Done():
+			return res, err
+		case <-ctx.Done(): // the call ends with it
+			return call.Wait(context.WithoutCancel(ctx))
+		default:
+		}
+		if r.preparing(ctx, dest) {
+			over, pause = 0, min(2*pause, max(r.s.cfg.PeerTimeout, stillPreparing))
+		} else {
+			over, pause = over+1, stillPreparing
+		}
+	}
+	return api.PreparedResult{}, fault.New(fault.Unavailable, op, dest, "the destination's agent was restarted while it prepared").
+		WithHint("start the migration again")
+}
+
+// preparing reports whether the destination may still be at it; silence proves nothing.
+func (r *run) preparing(ctx context.Context, dest string) bool {
+	ctx, cancel := within(ctx, r.s.cfg.PeerTimeout, "asking "+dest)
+	defer cancel()
+	m, err := r.s.ports.Peer.Show(ctx, dest, r.id)
+	if err != nil {
+		return fault.KindOf(err) != fault.NotFound
+	}
+	return !m.Status.Ended()
 }
 
 // rollback lets the destination undo what it made. It asks until it is answered, for
