@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
 	"github.com/compute-agent/compute-agent/pkg/fault"
@@ -64,7 +65,7 @@ func (a *Agent) look(ctx context.Context, id string, e virt.Event) error {
 		return a.restate(ctx, id, e)
 	}
 	if e.Kind == virt.EventConnected {
-		return a.reconcile(ctx)
+		return a.takeInventory(ctx)
 	}
 	logkit.From(ctx).Warn("the hypervisor is away; requests that need it answer unavailable")
 	return nil
@@ -80,7 +81,7 @@ var eventNames = map[virt.EventKind]string{
 // guest went off by itself, crashed, was paused by somebody else.
 func (a *Agent) restate(ctx context.Context, id string, e virt.Event) error {
 	inst, known := a.ledger.instance(id)
-	if !known || inst.TaskState != instance.TaskNone || a.lanes.busy()[id] {
+	if !known || a.lanes.noteMissed(e) || inst.TaskState != instance.TaskNone {
 		return nil
 	}
 	power, seen := a.power(ctx, id)
@@ -92,9 +93,9 @@ func (a *Agent) restate(ctx context.Context, id string, e virt.Event) error {
 		return nil
 	}
 	return a.ledger.commit(ctx, func(c *change) error {
-		now, known, err := c.instance(id)
-		if err != nil || !known || now.TaskState != instance.TaskNone {
-			return err
+		now, known := c.instance(id)
+		if !known || now.TaskState != instance.TaskNone {
+			return nil
 		}
 		now.PowerState = power
 		if now.VMState != instance.VMError && now.VMState != instance.VMBuilding {
@@ -105,6 +106,22 @@ func (a *Agent) restate(ctx context.Context, id string, e virt.Event) error {
 		}
 		return c.instanceEvent(now, eventNames[e.Kind], string(e.Reason), "")
 	})
+}
+
+// takeInventory reconciles after a new connection, again until it is done: without an
+// inventory the host has no room for anybody. A connection that is lost meanwhile is
+// followed by a new one.
+func (a *Agent) takeInventory(ctx context.Context) error {
+	retry := green.Retry{
+		Max: -1, First: a.cfg.RetryFirst, Limit: a.cfg.RetryLimit,
+		OnRetry: func(try int, err error, _ time.Duration) {
+			if try == 1 {
+				logkit.From(ctx).Warn("no inventory yet, trying again", logkit.Err(err))
+			}
+		},
+	}
+	_, err := green.RetryCall(ctx, retry, func(ctx context.Context) (struct{}, error) { return struct{}{}, a.reconcile(ctx) })
+	return err
 }
 
 // reconcile takes an inventory and repairs the differences, instances side by
@@ -143,6 +160,7 @@ func (a *Agent) reconcile(ctx context.Context) error {
 	}
 	a.machine.once.Do(func() { close(a.machine.seen) })
 	a.views.mark(rpc.Hosts, "")
+	a.showNow(ctx, rpc.Hosts, "")
 	logkit.From(ctx).Info("inventory taken", logkit.Key("instances").Of(len(repairs)),
 		logkit.Key("foreign").Of(foreign), logkit.Key("problems").Of(len(problems)))
 	return nil
@@ -151,10 +169,8 @@ func (a *Agent) reconcile(ctx context.Context) error {
 // heldIDs names the instances that a task, a migration or a claim holds.
 func (a *Agent) heldIDs() map[string]bool {
 	held := a.lanes.busy()
-	for _, r := range a.ledger.migrations() {
-		if !r.Ended() || r.Migration.Status == instance.MigrationError {
-			held[r.Migration.Instance] = true
-		}
+	for _, r := range a.ledger.openMigrations() {
+		held[r.Migration.Instance] = true
 	}
 	return held
 }
@@ -173,7 +189,7 @@ func (a *Agent) repair(ctx context.Context, r reconcile.Repair) {
 		return
 	case reconcile.Restate:
 		log.Info("the record follows the hypervisor", logkit.Key("reason").Of(r.Reason))
-		err = a.restate(ctx, r.Instance, virt.Event{Kind: eventOf(r.VMState), Reason: "reconciled"})
+		err = a.restate(ctx, r.Instance, virt.Event{Kind: eventOf(r.VMState), Domain: r.Instance, Reason: "reconciled"})
 	case reconcile.Missing:
 		log.Warn("the instance has no domain", logkit.Key("reason").Of(r.Reason))
 		err = a.markMissing(ctx, r)
@@ -205,9 +221,9 @@ func eventOf(s instance.VMState) virt.EventKind {
 
 func (a *Agent) markMissing(ctx context.Context, r reconcile.Repair) error {
 	return a.ledger.commit(ctx, func(c *change) error {
-		inst, known, err := c.instance(r.Instance)
-		if err != nil || !known || inst.TaskState != instance.TaskNone {
-			return err
+		inst, known := c.instance(r.Instance)
+		if !known || inst.TaskState != instance.TaskNone {
+			return nil
 		}
 		inst.VMState, inst.PowerState = instance.VMError, instance.PowerPending
 		inst.Fault = fault.New(fault.NotFound, "reconcile", inst.UUID, r.Reason).

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -110,11 +112,7 @@ func (r DrainResult) Err() error {
 	}
 	reasons := make([]string, 0, len(r.Stayed))
 	for _, e := range r.Stayed {
-		line := e.Name
-		for i, reason := range e.Reasons {
-			line += map[bool]string{true: ": ", false: "; "}[i == 0] + reason
-		}
-		reasons = append(reasons, line)
+		reasons = append(reasons, e.Name+": "+strings.Join(e.Reasons, "; "))
 	}
 	count := "1 instance is still there"
 	if n := len(r.Stayed); n > 1 {
@@ -186,11 +184,7 @@ func (d *Drain) stopped() bool {
 func (d *Drain) Moving() map[string]string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	all := make(map[string]string, len(d.moving))
-	for i, m := range d.moving {
-		all[i] = m
-	}
-	return all
+	return maps.Clone(d.moving)
 }
 
 // Abort stops, and asks for the end of every migration in progress; Run sees them end.

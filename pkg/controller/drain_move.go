@@ -184,7 +184,11 @@ func (d *Drain) send(ctx context.Context, p *departure, dest string) DrainEvent 
 	}
 	watch.Kill(context.Canceled)
 	_, _ = watch.Wait(context.WithoutCancel(ctx)) // so that it tells nothing later
-	return d.outcome(ctx, p, dest, seen.last(), err)
+	e := d.outcome(ctx, p, dest, seen.last(), err)
+	if e.State == DrainFailed && e.Migration == nil { // it was more than a check
+		e.Migration = first.Migration
+	}
+	return e
 }
 
 // watch reports each state of a migration until it has ended.

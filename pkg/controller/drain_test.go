@@ -29,7 +29,7 @@ type drainRig struct {
 	most   int // migrations at a time
 }
 
-func drainBubble(t *testing.T, guests int, test func(t *testing.T, r *drainRig)) {
+func drainBubble(t *testing.T, guests int, test func(r *drainRig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		bus := rpc.NewBus()
@@ -40,7 +40,7 @@ func drainBubble(t *testing.T, guests int, test func(t *testing.T, r *drainRig))
 			r.fleet.Add(t, "node1", fmt.Sprintf("vm%d", n), vm(n))
 		}
 		r.client = controller.New(r.conn, controller.Options{})
-		test(t, r)
+		test(r)
 	})
 }
 
@@ -96,7 +96,8 @@ func wantEnds(t *testing.T, what string, got []controller.DrainEvent, want ...st
 
 // A host is closed, emptied two at a time, and its guests are spread.
 func TestDrain(t *testing.T) {
-	drainBubble(t, 6, func(t *testing.T, r *drainRig) {
+	drainBubble(t, 6, func(r *drainRig) {
+		t := r.t
 		res, err := r.drain(controller.DrainOptions{To: []string{"node2", "node3"}, Reason: "drained by ann"}).Run(t.Context())
 		if err != nil || res.Err() != nil {
 			t.Fatalf("Run = %v, %v", err, res.Err())
@@ -127,7 +128,8 @@ func TestDrain(t *testing.T) {
 }
 
 func TestDrainParallelAndOpen(t *testing.T) {
-	drainBubble(t, 6, func(t *testing.T, r *drainRig) {
+	drainBubble(t, 6, func(r *drainRig) {
+		t := r.t
 		begun := time.Now()
 		res, err := r.drain(controller.DrainOptions{To: []string{"node2", "node3", "node4"}, Parallel: 3, StayOpen: true}).Run(t.Context())
 		if err != nil || len(res.Moved) != 6 || r.most != 3 || res.Disabled {
@@ -141,7 +143,8 @@ func TestDrainParallelAndOpen(t *testing.T) {
 
 // Priority and options reach the agent.
 func TestDrainArguments(t *testing.T) {
-	drainBubble(t, 1, func(t *testing.T, r *drainRig) {
+	drainBubble(t, 1, func(r *drainRig) {
+		t := r.t
 		var got api.MigrateArgs
 		r.fleet.Judge(func(_ string, m rpc.Message) *fault.Error {
 			if m.Method == api.LiveMigration {
@@ -162,7 +165,8 @@ func TestDrainArguments(t *testing.T) {
 
 // What is off, suspended, in error or being built is listed, and nothing is tried.
 func TestDrainRooted(t *testing.T) {
-	drainBubble(t, 4, func(t *testing.T, r *drainRig) {
+	drainBubble(t, 4, func(r *drainRig) {
+		t := r.t
 		r.fleet.Set(t, vm(0), instance.VMStopped)
 		r.fleet.Set(t, vm(1), instance.VMSuspended)
 		r.fleet.Set(t, vm(2), instance.VMError)
@@ -190,7 +194,8 @@ func destOf(m rpc.Message) string {
 
 // A busy destination is asked again when it said, another one is taken meanwhile.
 func TestDrainBusy(t *testing.T) {
-	drainBubble(t, 1, func(t *testing.T, r *drainRig) {
+	drainBubble(t, 1, func(r *drainRig) {
+		t := r.t
 		begun := time.Now()
 		r.fleet.Judge(func(_ string, m rpc.Message) *fault.Error {
 			if m.Method == api.CheckMigrateSource && time.Since(begun) < time.Minute {
@@ -215,7 +220,8 @@ func TestDrainBusy(t *testing.T) {
 			t.Errorf("it was busy %d times", busy)
 		}
 	})
-	drainBubble(t, 4, func(t *testing.T, r *drainRig) {
+	drainBubble(t, 4, func(r *drainRig) {
+		t := r.t
 		r.fleet.Judge(func(_ string, m rpc.Message) *fault.Error {
 			if m.Method == api.CheckMigrateSource && destOf(m) == "node2" {
 				return busyOf("node2")
@@ -232,7 +238,8 @@ func TestDrainBusy(t *testing.T) {
 
 // The patience has an end, and the last answer is the reason.
 func TestDrainBusyForever(t *testing.T) {
-	drainBubble(t, 3, func(t *testing.T, r *drainRig) {
+	drainBubble(t, 3, func(r *drainRig) {
+		t := r.t
 		r.fleet.Refuse(api.CheckMigrateSource, busyOf("node2"))
 		begun := time.Now()
 		res, err := r.drain(controller.DrainOptions{To: []string{"node2"}, BusyTimeout: time.Minute}).Run(t.Context())
@@ -247,7 +254,8 @@ func TestDrainBusyForever(t *testing.T) {
 
 // A destination that refuses is left out for that instance, with all its reasons.
 func TestDrainRefused(t *testing.T) {
-	drainBubble(t, 2, func(t *testing.T, r *drainRig) {
+	drainBubble(t, 2, func(r *drainRig) {
+		t := r.t
 		r.fleet.Judge(func(_ string, m rpc.Message) *fault.Error {
 			if m.Method == api.CheckMigrateSource && (destOf(m) == "node2" || strings.Contains(string(m.Args), vm(1))) {
 				return fault.New(fault.PreconditionFailed, m.Method, "", "it can't").WithDetail("reasons", []string{"no bridge br7", "no room"})
@@ -265,7 +273,8 @@ func TestDrainRefused(t *testing.T) {
 
 // A migration that fails in the middle is tried with the next destination, once each.
 func TestDrainFailure(t *testing.T) {
-	drainBubble(t, 2, func(t *testing.T, r *drainRig) {
+	drainBubble(t, 2, func(r *drainRig) {
+		t := r.t
 		r.fleet.Break("node2", fault.New(fault.Internal, api.LiveMigration, "", "the connection broke"))
 		res, err := r.drain(controller.DrainOptions{To: []string{"node2", "node3"}}).Run(t.Context())
 		if err != nil {
@@ -276,7 +285,8 @@ func TestDrainFailure(t *testing.T) {
 			t.Errorf("states: %v", r.states("vm0"))
 		}
 	})
-	drainBubble(t, 1, func(t *testing.T, r *drainRig) {
+	drainBubble(t, 1, func(r *drainRig) {
+		t := r.t
 		r.fleet.Break("node2", fault.New(fault.Internal, api.LiveMigration, "", "the connection broke"))
 		res, err := r.drain(controller.DrainOptions{To: []string{"node2"}}).Run(t.Context())
 		if err != nil {
@@ -288,7 +298,8 @@ func TestDrainFailure(t *testing.T) {
 
 // A drain that is run again follows what is on its way and goes on with the rest.
 func TestDrainResume(t *testing.T) {
-	drainBubble(t, 5, func(t *testing.T, r *drainRig) {
+	drainBubble(t, 5, func(r *drainRig) {
+		t := r.t
 		ctx, cancel := context.WithCancel(t.Context())
 		leave := green.SpawnAfter(t.Context(), 2500*time.Millisecond, func(context.Context) (struct{}, error) {
 			cancel()
@@ -316,7 +327,8 @@ func TestDrainResume(t *testing.T) {
 // Stop lets those on their way end, Abort ends them.
 func TestDrainStopAndAbort(t *testing.T) {
 	for _, abort := range []bool{false, true} {
-		drainBubble(t, 4, func(t *testing.T, r *drainRig) {
+		drainBubble(t, 4, func(r *drainRig) {
+			t := r.t
 			d := r.drain(controller.DrainOptions{To: []string{"node2"}})
 			stop := green.SpawnAfter(t.Context(), 1500*time.Millisecond, func(ctx context.Context) (struct{}, error) {
 				if len(d.Moving()) != 2 {
@@ -346,7 +358,8 @@ func TestDrainStopAndAbort(t *testing.T) {
 
 // After its time nothing new begins.
 func TestDrainTimeout(t *testing.T) {
-	drainBubble(t, 6, func(t *testing.T, r *drainRig) {
+	drainBubble(t, 6, func(r *drainRig) {
+		t := r.t
 		res, err := r.drain(controller.DrainOptions{To: []string{"node2"}, Timeout: 5 * time.Second}).Run(t.Context())
 		if err != nil || len(res.Moved) != 4 || len(res.Stayed) != 2 || !res.Stopped {
 			t.Errorf("%+v, %v", res, err)
@@ -356,7 +369,8 @@ func TestDrainTimeout(t *testing.T) {
 
 // What comes to the host meanwhile leaves too; what is deleted is not in the way.
 func TestDrainMeanwhile(t *testing.T) {
-	drainBubble(t, 3, func(t *testing.T, r *drainRig) {
+	drainBubble(t, 3, func(r *drainRig) {
+		t := r.t
 		r.fleet.Add(t, "node4", "guest", web1)
 		coming, err := r.client.LiveMigration(t.Context(), "guest", api.MigrateArgs{Dest: "node1"})
 		if err != nil || coming.Accepted(t.Context()) != nil {
@@ -364,8 +378,8 @@ func TestDrainMeanwhile(t *testing.T) {
 		}
 		r.fleet.Set(t, vm(1), instance.VMStopped)
 		later := green.SpawnAfter(t.Context(), 2*time.Second, func(context.Context) (struct{}, error) {
-			r.fleet.Add(t, "node1", "late", web2)
-			r.fleet.Set(t, vm(1), instance.VMDeleted)
+			r.fleet.Add(t, "node1", "late", web2)     //nolint:contextcheck // the test's own
+			r.fleet.Set(t, vm(1), instance.VMDeleted) //nolint:contextcheck // the test's own
 			return struct{}{}, nil
 		})
 		res, err := r.drain(controller.DrainOptions{To: []string{"node2"}}).Run(t.Context())
@@ -379,7 +393,8 @@ func TestDrainMeanwhile(t *testing.T) {
 }
 
 func TestDrainRefusals(t *testing.T) {
-	drainBubble(t, 1, func(t *testing.T, r *drainRig) {
+	drainBubble(t, 1, func(r *drainRig) {
+		t := r.t
 		run := func(host string, to ...string) error {
 			_, err := r.client.Drain(host, controller.DrainOptions{To: to}).Run(t.Context())
 			return err

@@ -19,7 +19,7 @@ import (
 func list[T any](ctx context.Context, c *Client, b rpc.Bucket, pattern ...string) ([]T, error) {
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
-	entries, err := c.bus.List(ctx, b, pattern)
+	entries, err := patient(ctx, c, isSilent, func() ([]rpc.Entry, error) { return c.bus.List(ctx, b, pattern) })
 	if err != nil {
 		return nil, fault.Wrap(err, "list", strings.ToLower(string(b)))
 	}
@@ -83,7 +83,11 @@ func (c *Client) FindInstance(ctx context.Context, ref string) (instance.Instanc
 	if err != nil {
 		return instance.Instance{}, err
 	}
-	return byName(ref, all)
+	i, err := byName(ref, all)
+	if err == nil {
+		c.opts.Resolved(ref, i.UUID)
+	}
+	return i, err
 }
 
 func byName(ref string, all []instance.Instance) (instance.Instance, error) {

@@ -45,7 +45,7 @@ func (c *Client) Hosts(ctx context.Context) ([]Host, error) {
 func (c *Client) FindHost(ctx context.Context, name string) (Host, error) {
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
-	entry, err := c.bus.Get(ctx, rpc.Hosts, []string{name})
+	entry, err := patient(ctx, c, isSilent, func() (rpc.Entry, error) { return c.bus.Get(ctx, rpc.Hosts, []string{name}) })
 	if errors.Is(err, fault.NotFound) {
 		return Host{}, c.noHost(ctx, name)
 	}

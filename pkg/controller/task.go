@@ -202,7 +202,7 @@ func (t *Task) send(ctx context.Context) error {
 }
 
 func (t *Task) open(ctx context.Context) error {
-	events, err := t.client.bus.Events(ctx, t.filter())
+	events, err := t.client.readEvents(ctx, t.filter())
 	if err != nil {
 		return fault.Wrap(err, "read events of", t.host)
 	}

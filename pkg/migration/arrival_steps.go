@@ -9,6 +9,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
@@ -18,8 +19,14 @@ const activateTries = 3
 
 func (a *arrival) claim(ctx context.Context) error {
 	rec := a.record()
-	if reasons := localDisks(rec.Instance.Spec); len(reasons) > 0 {
-		return refusal(a.instance, reasons)
+	args := api.PeerMigrateArgs{Migration: a.id, Instance: rec.Instance, Storage: rec.Storage}
+	_, plan, err := a.d.storage(ctx, args)
+	if err != nil {
+		return err
+	}
+	reasons := merge(plan.reasons(rec.Instance.Spec, nil), plan.disagreement(targetsOf(rec.Copies)))
+	if err := refusal(a.instance, reasons); err != nil {
+		return err
 	}
 	return a.d.ports.Owner.Claim(ctx, rec)
 }
@@ -106,8 +113,10 @@ func (a *arrival) activateLater() {
 
 func (a *arrival) own(ctx context.Context) error {
 	retry := green.Retry{Max: journalTries - 1, First: a.d.cfg.RetryFirst, Limit: a.d.cfg.RetryLimit}
+	rec := a.record()
+	rec.Committed = true // with the instance's record, in one transaction
 	_, err := green.RetryCall(ctx, retry, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, a.d.ports.Owner.Own(ctx, a.record())
+		return struct{}{}, a.d.ports.Owner.Own(ctx, rec)
 	})
 	return causeOf(ctx, err)
 }

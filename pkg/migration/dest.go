@@ -2,7 +2,6 @@ package migration
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -177,16 +176,22 @@ func (d *Dest) Check(ctx context.Context, args api.PeerMigrateArgs) (api.CheckRe
 	if args.Source == d.cfg.Host {
 		reasons = append(reasons, "the destination is the host on which the instance already is")
 	}
-	reasons = merge(reasons, localDisks(args.Instance.Spec))
+	storage, plan, err := d.storage(ctx, args)
+	if err != nil {
+		return api.CheckResult{}, fault.Wrap(err, "check_can_live_migrate_destination", d.cfg.Host)
+	}
+	reasons = merge(reasons, plan.reasons(args.Instance.Spec, nil))
 	reasons = merge(reasons, d.ports.Owner.CanClaim(ctx, args))
-	_, err := d.ports.Hypervisor.Lookup(ctx, args.Instance.UUID)
+	_, err = d.ports.Hypervisor.Lookup(ctx, args.Instance.UUID)
 	switch {
 	case err == nil:
 		reasons = append(reasons, "the destination's hypervisor already has a domain of this UUID")
 	case fault.KindOf(err) != fault.NotFound:
 		return api.CheckResult{}, fault.Wrap(err, "check_can_live_migrate_destination", d.cfg.Host)
 	}
-	theirs, err := d.ports.Hypervisor.Check(ctx, d.record(args).definition())
+	def := d.record(args).definition()
+	def.Copies = plan.Copies
+	theirs, err := d.ports.Hypervisor.Check(ctx, def)
 	if err != nil {
 		return api.CheckResult{}, fault.Wrap(err, "check_can_live_migrate_destination", d.cfg.Host)
 	}
@@ -194,7 +199,7 @@ func (d *Dest) Check(ctx context.Context, args api.PeerMigrateArgs) (api.CheckRe
 	if len(reasons) == 0 && d.slots.available() == 0 {
 		return api.CheckResult{}, d.busy()
 	}
-	return api.CheckResult{Reasons: append([]string{}, reasons...)}, nil
+	return api.CheckResult{Reasons: append([]string{}, reasons...), Storage: storage}, nil
 }
 
 func (d *Dest) busy() error {
@@ -203,17 +208,12 @@ func (d *Dest) busy() error {
 		WithHint("it will be tried again; more slots: migration.inbound_slots")
 }
 
-// localDisks names the disks that only the source can reach.
-func localDisks(s instance.Spec) []string {
-	var reasons []string
-	for i, disk := range s.Disks {
-		if disk.Shared || disk.ReadOnly {
-			continue
-		}
-		name := or(disk.Source.File, or(disk.Source.Image, disk.Source.Volume))
-		reasons = append(reasons, fmt.Sprintf("disk %d (%s) is not shared, and copying disks (block migration) is not supported yet", i, name))
-	}
-	return reasons
+// storage says what this host has of the guest's disks, and what would become of them.
+func (d *Dest) storage(ctx context.Context, args api.PeerMigrateArgs) (instance.StorageFacts, diskPlan, error) {
+	ctx, cancel := within(ctx, d.cfg.HypervisorWait, "the hypervisor's answer")
+	defer cancel()
+	facts, err := d.ports.Hypervisor.Storage(ctx, d.record(args).definition())
+	return facts, planDisks(args.Instance.Spec, args.Storage, facts), causeOf(ctx, err)
 }
 
 // record makes the destination's record of a request.
@@ -227,6 +227,8 @@ func (d *Dest) record(args api.PeerMigrateArgs) Record {
 			Mode: instance.ModePreCopy, StartedAt: now, UpdatedAt: now,
 		},
 		Instance:  args.Instance,
+		Storage:   args.Storage,
+		Copies:    pick(args.Storage.Disks, args.Copies),
 		WasPaused: args.Instance.PowerState == instance.PowerPaused,
 		UpdatedAt: now,
 	}

@@ -3,7 +3,6 @@ package migration
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
@@ -73,7 +72,8 @@ func (r *run) clean(ctx context.Context) error {
 	for _, do := range []func(context.Context) error{
 		r.dropCopy,
 		func(ctx context.Context) error { return r.s.ports.Plugger.Unplug(ctx, r.instance, rec.ports()) },
-		func(ctx context.Context) error { return hv.Undefine(ctx, r.instance, !sharesFiles(rec.Instance.Spec)) },
+		func(ctx context.Context) error { return hv.RemoveDisks(ctx, rec.here(), targetsOf(rec.Copies)) },
+		func(ctx context.Context) error { return hv.Undefine(ctx, r.instance, !rec.KeepFolder) },
 		func(ctx context.Context) error { return r.s.ports.Owner.Disown(ctx, rec) },
 	} {
 		if err := r.stubbornly(ctx, do); err != nil {
@@ -81,12 +81,6 @@ func (r *run) clean(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// sharesFiles reports whether files that the driver made are used on the other host
-// too.
-func sharesFiles(s instance.Spec) bool {
-	return slices.ContainsFunc(s.Disks, func(d instance.Disk) bool { return d.Shared && d.Source.Image != "" })
 }
 
 // dropCopy destroys a paused leftover of a guest that is owned elsewhere.

@@ -51,7 +51,7 @@ func (r *run) newMonitor(w *worker) *monitor {
 // policy is what this migration decides by: the request's words before the host's.
 func (r *run) policy() Policy {
 	c, rec := r.s.cfg, r.record()
-	dataGB := DataGB(rec.Instance.Spec.MemoryMiB, nil)
+	dataGB := DataGB(rec.Instance.Spec.MemoryMiB, capacities(rec.Copies))
 	timeout := time.Duration(rec.Args.CompletionTimeoutSeconds) * time.Second
 	if timeout == 0 && c.CompletionTimeout > 0 {
 		timeout = CompletionTimeout(c.CompletionTimeout, dataGB)

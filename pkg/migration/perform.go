@@ -58,6 +58,7 @@ func (r *run) request() virt.MigrateRequest {
 		Parallel:     or(rec.Args.ParallelConnections, c.Parallel),
 		PostCopy:     postCopy,
 		AutoConverge: c.PermitAutoConv && !postCopy, // nova's rule (nova.md 2.5)
+		Disks:        targetsOf(rec.Copies),
 	}
 }
 

@@ -100,6 +100,9 @@ func (p Policy) Decide(s Snapshot) Decision {
 	case PolicyNova:
 		return p.nova(s)
 	case PolicyPauseNow:
+		if s.Track.Iteration == 0 && s.Job.Disk.Remaining > 0 { // the disks go first, beside a guest that runs
+			return Decision{Action: ActNone}
+		}
 		return s.end(StallPause, "the policy is pause_now")
 	case PolicyPostCopyNow:
 		if s.Track.Iteration == 0 {

@@ -41,6 +41,12 @@ type Arrivals interface {
 	CancelIncoming(ctx context.Context, id, migration string) error
 }
 
+// Disks tells of a guest's disks and removes them; see virttest.Disks.
+type Disks interface {
+	Storage(ctx context.Context, d virt.Definition) (instance.StorageFacts, error)
+	RemoveDisks(ctx context.Context, d virt.Definition, targets []string) error
+}
+
 // Events tells what happens to domains; see virttest.Host.
 type Events interface {
 	Subscribe(fn func(virt.Event)) (cancel func())
@@ -52,6 +58,7 @@ type Hypervisor interface {
 	Mover
 	Steerer
 	Arrivals
+	Disks
 	Events
 }
 

@@ -57,6 +57,12 @@ type Record struct {
 	Instance  instance.Instance  `json:"instance"`      // the source's record; on the destination as received
 	Inbound   virt.Inbound       `json:"inbound,omitzero"`
 
+	// Storage is what the source says of the disks. Copies are those whose content goes with
+	// the guest; with KeepFolder the instance's folder is the destination's too.
+	Storage    instance.StorageFacts `json:"storage,omitzero"`
+	Copies     []instance.DiskFacts  `json:"copies,omitempty"`
+	KeepFolder bool                  `json:"keep_folder,omitempty"`
+
 	WasPaused      bool    `json:"was_paused,omitempty"`      // the guest was paused by its user when it left
 	AbortRequested bool    `json:"abort_requested,omitempty"` // source
 	AbortReason    string  `json:"abort_reason,omitempty"`    // source: who or what asked
@@ -149,5 +155,12 @@ func (r Record) ports() []instance.Port {
 func (r Record) definition() virt.Definition {
 	spec := r.Instance.Spec
 	spec.Ports = r.ports()
-	return virt.Definition{Spec: spec, Generation: r.Migration.Generation, Migration: r.Migration.UUID}
+	return virt.Definition{Spec: spec, Generation: r.Migration.Generation, Migration: r.Migration.UUID, Copies: r.Copies}
+}
+
+// here is the guest as the source's driver knows it.
+func (r Record) here() virt.Definition {
+	d := r.definition()
+	d.Generation, d.Migration, d.Copies = r.Instance.Generation, "", nil
+	return d
 }

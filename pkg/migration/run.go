@@ -310,5 +310,7 @@ func (r *run) peerArgs() api.PeerMigrateArgs {
 		Generation: rec.Migration.Generation,
 		Source:     rec.Migration.Source,
 		Instance:   rec.Instance,
+		Storage:    rec.Storage,
+		Copies:     targetsOf(rec.Copies),
 	}
 }

@@ -62,11 +62,11 @@ func (s *Source) hear(e virt.Event) {
 // It changes nothing. err means that it could not be found out.
 func (s *Source) Check(ctx context.Context, inst instance.Instance, args api.MigrateArgs) (reasons []string, err error) {
 	r := newRun(s, NewRecord(inst, args, s.cfg.Host, ""))
-	d, reasons, err := r.ownReasons(ctx)
+	found, reasons, err := r.examine(ctx)
 	if err != nil {
 		return nil, err
 	}
-	r.rec = r.rec.standing(d)
+	r.rec = found(r.rec)
 	if args.Dest == s.cfg.Host {
 		return reasons, nil
 	}
@@ -79,7 +79,8 @@ func (s *Source) Check(ctx context.Context, inst instance.Instance, args api.Mig
 	if err != nil {
 		return append(reasons, "the destination could not be asked: "+err.Error()), nil
 	}
-	return merge(reasons, theirs.Reasons), nil
+	_, reasons = r.rec.weigh(theirs, reasons)
+	return reasons, nil
 }
 
 // merge joins two lists of reasons, each reason once.

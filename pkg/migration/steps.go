@@ -55,59 +55,71 @@ func (r *run) look(ctx context.Context) (virt.Domain, error) {
 	return d, causeOf(ctx, err)
 }
 
-// ownReasons lists what on this host is against the migration, and how the guest
-// stands.
-func (r *run) ownReasons(ctx context.Context) (virt.Domain, []string, error) {
+// examine lists what on this host is against the migration; found writes down how the
+// guest and its disks stand before anything is done to them.
+func (r *run) examine(ctx context.Context) (found func(Record) Record, reasons []string, err error) {
 	rec := r.record()
-	var reasons []string
 	if rec.Migration.Dest == r.s.cfg.Host {
 		reasons = append(reasons, "the destination is the host on which the instance already is")
-	}
-	if b := rec.Args.BlockMigration; b != nil && *b {
-		reasons = append(reasons, "block migration is not supported yet: disks have to be shared")
 	}
 	d, err := r.look(ctx)
 	switch sight := SightOf(d, err); {
 	case sight == SightUnknown && err != nil:
-		return d, nil, fault.Wrap(err, op, r.instance)
+		return nil, nil, fault.Wrap(err, op, r.instance)
 	case sight == SightAbsent:
 		reasons = append(reasons, "the hypervisor does not know the instance")
 	case d.State != virt.Running && d.State != virt.Paused:
 		reasons = append(reasons, "the instance does not run: it is "+string(d.State))
 	}
-	return d, reasons, nil
+	storage, err := r.storage(ctx)
+	return func(rec Record) Record {
+		rec.WasPaused = d.State == virt.Paused
+		rec.Instance.PowerState = d.Power()
+		rec.Storage = storage
+		return rec
+	}, reasons, err
 }
 
-// standing writes down how the guest stands before anything is done to it.
-func (r Record) standing(d virt.Domain) Record {
-	r.WasPaused = d.State == virt.Paused
-	r.Instance.PowerState = d.Power()
-	return r
+// storage asks the hypervisor for the guest's disks, bounded.
+func (r *run) storage(ctx context.Context) (instance.StorageFacts, error) {
+	ctx, cancel := within(ctx, r.s.cfg.HypervisorWait, "the hypervisor's answer")
+	defer cancel()
+	facts, err := r.s.ports.Hypervisor.Storage(ctx, r.record().here())
+	return facts, fault.Wrap(causeOf(ctx, err), op, r.instance)
+}
+
+// weigh adds the destination's answer: its reasons, and what becomes of the disks.
+func (r Record) weigh(res api.CheckResult, reasons []string) (Record, []string) {
+	plan := planDisks(r.Instance.Spec, r.Storage, res.Storage)
+	r.Copies, r.KeepFolder = plan.Copies, plan.InFolder
+	return r, merge(merge(reasons, res.Reasons), plan.reasons(r.Instance.Spec, r.Args.BlockMigration))
 }
 
 // check asks both hosts for every reason against the migration, and notes how the
 // guest stands, so that it can be let stand so again.
 func (r *run) check(ctx context.Context) error {
-	d, reasons, err := r.ownReasons(ctx)
+	found, reasons, err := r.examine(ctx)
 	if err != nil {
 		return err
 	}
-	r.note(func(rec *Record) { *rec = rec.standing(d) })
+	r.note(func(rec *Record) { *rec = found(*rec) })
 	rec := r.record()
-	if rec.Migration.Dest != r.s.cfg.Host {
-		res, err := patiently(ctx, r.s.cfg, func(ctx context.Context) (api.CheckResult, error) {
-			ctx, cancel := within(ctx, r.s.cfg.CheckTimeout, "the destination's check")
-			defer cancel()
-			res, err := r.s.ports.Peer.Check(ctx, rec.Migration.Dest, r.peerArgs())
-			return res, causeOf(ctx, err)
-		})
-		if err != nil && len(reasons) == 0 {
-			return fault.Wrap(err, op, rec.Migration.Dest)
-		}
-		if err != nil {
-			reasons = append(reasons, "the destination could not be asked: "+err.Error())
-		}
-		reasons = merge(reasons, res.Reasons)
+	if rec.Migration.Dest == r.s.cfg.Host {
+		return refusal(r.instance, reasons)
+	}
+	res, err := patiently(ctx, r.s.cfg, func(ctx context.Context) (api.CheckResult, error) {
+		ctx, cancel := within(ctx, r.s.cfg.CheckTimeout, "the destination's check")
+		defer cancel()
+		res, err := r.s.ports.Peer.Check(ctx, rec.Migration.Dest, r.peerArgs())
+		return res, causeOf(ctx, err)
+	})
+	switch {
+	case err != nil && len(reasons) == 0:
+		return fault.Wrap(err, op, rec.Migration.Dest)
+	case err != nil:
+		reasons = append(reasons, "the destination could not be asked: "+err.Error())
+	default:
+		r.note(func(rec *Record) { *rec, reasons = rec.weigh(res, reasons) })
 	}
 	return refusal(r.instance, reasons)
 }

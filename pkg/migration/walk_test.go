@@ -68,6 +68,11 @@ func failing(point string, n int) option {
 	}
 }
 
+// local gives a guest a disk that only its host has.
+func local(s *instance.Spec) {
+	s.Disks = []instance.Disk{{Source: instance.DiskSource{Image: "/img/base.qcow2"}}}
+}
+
 // abortIn asks for the end as soon as a phase is reached.
 func abortIn(p migration.Phase) func(*world, instance.Instance) {
 	return func(w *world, inst instance.Instance) {
@@ -177,9 +182,9 @@ var scenarios = []scenario{
 	{name: "the destination is busy all the time", args: slow, want: "failed", kind: fault.Busy, option: failingBusy("a ⇒ b check", 0)},
 	{name: "a disabled destination", args: slow, want: "failed", kind: fault.PreconditionFailed, says: "for repairs", option: func(w *world) { w.sites["b"].disabled = "for repairs" }},
 	{name: "to itself", args: api.MigrateArgs{Dest: "a"}, want: "failed", kind: fault.PreconditionFailed, says: "already is"},
-	{name: "a local disk", args: slow, want: "failed", kind: fault.PreconditionFailed, says: "is not shared", guest: func(s *instance.Spec) {
-		s.Disks = []instance.Disk{{Source: instance.DiskSource{Image: "/img/base.qcow2"}}}
-	}},
+	{name: "a local disk", args: slow, want: "completed", guest: local},
+	{name: "a local disk, block migration ruled out", args: api.MigrateArgs{BlockMigration: new(false)}, want: "failed", kind: fault.PreconditionFailed, says: "InvalidSharedStorage", guest: local},
+	{name: "a local disk, aborted while it is copied", args: slow, want: "cancelled", kind: fault.Cancelled, guest: local, during: abortIn(migration.PhasePerform)},
 	{name: "no such host", args: api.MigrateArgs{Dest: "c"}, want: "failed", kind: fault.Unavailable},
 	{name: "a busy guest, paused by policy", args: slow, guest: busy, want: "completed", option: configure("a", func(c *migration.Config) { c.OnStall = migration.StallPause })},
 	{name: "a busy guest, aborted by policy", args: slow, guest: busy, want: "cancelled", kind: fault.Cancelled, says: "by policy: stalled"},

@@ -33,21 +33,21 @@ func (l *life) kill() {
 	_ = l.bus.Close()
 }
 
-// around is the journal's door.
-func (l *life) around(written bool) error {
-	if l.dead.Load() {
-		return errKilled
-	}
-	if written {
-		l.written++
-		if l.committed != nil {
-			l.committed(l.written)
-		}
-	}
+// write is the journal's door, before a transaction.
+func (l *life) write() error {
 	if l.dead.Load() {
 		return errKilled
 	}
 	return nil
+}
+
+// wrote is the same door when the transaction is on disk.
+func (l *life) wrote() error {
+	l.written++
+	if l.committed != nil && !l.dead.Load() {
+		l.committed(l.written)
+	}
+	return l.write()
 }
 
 // network is the door to the host's network.

@@ -160,7 +160,7 @@ func (h *Host) Start(ctx context.Context) error {
 	h.life.Store(l)
 	cfg := h.Node
 	cfg.Network = network{h.Network, l}
-	cfg.State.Around = l.around
+	cfg.State.Trouble, cfg.State.Written = l.write, l.wrote
 	cfg.Agent.Host, cfg.Agent.Driver = h.Name, "fake"
 	cfg.Agent.MachineID = "fake-" + h.Name
 	cfg.Agent.StateDir = filepath.Join(h.cfg.StateDir, rpc.EscapeHost(h.Name))

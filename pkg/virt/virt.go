@@ -108,6 +108,10 @@ type Definition struct {
 	Spec       instance.Spec // ports included; each port's tap is Port.Device() and exists before the start
 	Generation uint64
 	Migration  string // set on a destination
+	// Copies, on a destination, are the disks whose content comes with the guest: they must
+	// not be there yet, and PrepareIncoming makes them, as large as told. All others are
+	// there already or are made as Define would.
+	Copies []instance.DiskFacts `json:",omitempty"`
 }
 
 // Host is what the hypervisor host is and has.

@@ -208,18 +208,22 @@ func TestDriverCopiesDisks(t *testing.T) {
 			held := filepath.Join(hostInstances, spec.UUID, "disk0.qcow2")
 			if file := disks[0].Source.File; file != "" {
 				held = file
-				for _, h := range l.Hosts() {
-					must(t, "folder", os.MkdirAll(h.Outside(hostInstances), 0o755))
-					must(t, "disk", os.WriteFile(h.Outside(file), nil, 0o600))
-					must(t, "disk", os.Truncate(h.Outside(file), 1<<30))
-				}
+				must(t, "folder", os.MkdirAll(filepath.Dir(l.Host(1).Outside(file)), 0o755))
+				must(t, "folder", os.MkdirAll(filepath.Dir(l.Host(2).Outside(file)), 0o755))
+				must(t, "disk", os.WriteFile(l.Host(1).Outside(file), nil, 0o600))
+				must(t, "disk", os.Truncate(l.Host(1).Outside(file), 1<<30))
 				must(t, "disk", writeAt(l.Host(1).Outside(file), "held by the guest"))
 			}
 			t.Cleanup(func() { removeGuest(t, dest, spec.UUID) })
 			runGuest(t, source, spec)
 			r := virt.MigrateRequest{Instance: spec.UUID, Migration: instance.NewUUID(), Generation: 2, Disks: []string{"vda"}}
-			var err error
-			r.Inbound, err = dest.PrepareIncoming(t.Context(), virt.Incoming{Definition: virt.Definition{Spec: spec, Generation: 2, Migration: r.Migration}})
+			def := virt.Definition{Spec: spec, Generation: 2, Migration: r.Migration}
+			facts, err := source.Storage(t.Context(), def)
+			if err != nil || len(facts.Disks) != 1 || facts.Disks[0].CapacityBytes != 1<<30 {
+				t.Fatalf("Storage = %+v, %v, want one disk of 1 GiB", facts, err)
+			}
+			def.Copies = facts.Disks
+			r.Inbound, err = dest.PrepareIncoming(t.Context(), virt.Incoming{Definition: def})
 			must(t, "PrepareIncoming", err)
 			must(t, "Migrate", source.Migrate(t.Context(), r))
 			waitTick(t, dest, spec.UUID)

@@ -128,6 +128,7 @@ func (s *scenario) play(t testing.TB, ctx context.Context, set setup) tally {
 	r.plan.Wait()
 	r.whole()
 	r.settle()
+	time.Sleep(15 * time.Second) // an agent tries again what failed at its start within 5 s
 	s.probe(r)
 	time.Sleep(2 * time.Second) // the views' beat
 	return r.check()
@@ -354,7 +355,7 @@ func (s *scenario) probe(r *rig) {
 				next = s.hosts[(n+1)%len(s.hosts)]
 			}
 		}
-		ids = append(ids, r.cast(i.Host, g.UUID, api.LiveMigration, api.MigrateArgs{Instance: g.UUID, Dest: next}))
+		ids = append(ids, r.cast(i.Host, g.UUID, api.LiveMigration, api.MigrateArgs{Instance: g.UUID, Dest: next, CompletionTimeoutSeconds: 3600}))
 	}
 	for _, id := range ids {
 		if e := r.await(id); e.State != api.TaskSucceeded {

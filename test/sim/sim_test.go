@@ -1,6 +1,7 @@
 package sim_test
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"os"
@@ -29,10 +30,6 @@ func TestSimulation(t *testing.T) {
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano()) >> 16 << 20 //nolint:gosec // a fresh seed
 	}
-	var log *os.File
-	if n == 1 {
-		log = os.Stderr
-	}
 	var next atomic.Uint64
 	var mu sync.Mutex
 	var total tally
@@ -47,7 +44,7 @@ func TestSimulation(t *testing.T) {
 					if i >= uint64(n**times) || t.Failed() { //nolint:gosec // not negative
 						return
 					}
-					got := one(t, seed+i/uint64(*times), dir, log) //nolint:gosec // not negative
+					got := one(t, seed+i/uint64(*times), dir, n == 1) //nolint:gosec // not negative
 					mu.Lock()
 					total.add(got)
 					mu.Unlock()
@@ -60,8 +57,9 @@ func TestSimulation(t *testing.T) {
 		float64(total.migrations)/took.Minutes())
 }
 
-// one plays one seed in a bubble of virtual time.
-func one(t *testing.T, seed uint64, dir string, log *os.File) (got tally) {
+// one plays one seed in a bubble of virtual time. With loud, the agents' log is shown
+// when it fails.
+func one(t *testing.T, seed uint64, dir string, loud bool) (got tally) {
 	t.Helper()
 	defer func() {
 		if p := recover(); p != nil {
@@ -69,16 +67,24 @@ func one(t *testing.T, seed uint64, dir string, log *os.File) (got tally) {
 			panic(p)
 		}
 	}()
+	stuck := time.AfterFunc(time.Minute, func() { // real time: something spins, or a lock is held across a wait
+		stacks := make([]byte, 1<<20)
+		fmt.Fprintf(os.Stderr, "--- seed %d has run for a minute\n%s\n", seed, stacks[:runtime.Stack(stacks, true)])
+		os.Exit(2)
+	})
+	defer stuck.Stop()
 	s := draw(seed)
 	state := filepath.Join(dir, fmt.Sprint(seed))
 	synctest.Test(t, func(t *testing.T) {
 		set := setup{dir: state}
-		if log != nil {
-			set.log = log
+		var log bytes.Buffer
+		if loud {
+			set.log = &log
 		}
 		got = s.play(t, t.Context(), set)
 		if t.Failed() {
 			t.Errorf("seed %d: play it again with: make sim SEED=%d", seed, seed)
+			_, _ = log.WriteTo(os.Stderr)
 		}
 	})
 	if err := os.RemoveAll(state); err != nil {

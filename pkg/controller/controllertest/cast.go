@@ -1,7 +1,9 @@
 package controllertest
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -71,6 +73,13 @@ func (f *Fleet) admit(ctx context.Context, host string, m rpc.Message) error {
 // carryOut walks a task through its events.
 func (f *Fleet) carryOut(ctx context.Context, host string, m rpc.Message) error {
 	e := api.TaskEvent{RequestID: m.RequestID, Method: m.Method, Host: host}
+	var subject struct {
+		Instance, Migration string
+		Spec                instance.Spec
+	}
+	if json.Unmarshal(m.Args, &subject) == nil {
+		e.Instance, e.Migration = cmp.Or(subject.Instance, subject.Spec.UUID), subject.Migration
+	}
 	if refusal := f.refusal(host, m); refusal != nil {
 		e.Error = refusal
 		return f.tell(ctx, e, api.TaskRefused)
@@ -198,7 +207,7 @@ func (f *Fleet) migrate(ctx context.Context, host string, args api.MigrateArgs) 
 	}
 	m.Status, m.Phase = instance.MigrationRunning, "perform"
 	for step := range f.Steps {
-		if err := green.Sleep(ctx, f.Step); err != nil {
+		if err := green.Sleep(ctx, f.step()); err != nil {
 			return err
 		}
 		if f.isAborted(m.UUID) {
@@ -246,7 +255,12 @@ func (f *Fleet) publish(ctx context.Context, m instance.Migration) error {
 	f.mu.Lock()
 	f.migrations[m.UUID] = &m
 	f.mu.Unlock()
-	return f.put(ctx, rpc.Migrations, m, m.Source, m.UUID)
+	raw, err := rpc.JSON(api.MigrationEvent{Migration: m, At: m.UpdatedAt})
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.put(ctx, rpc.Migrations, m, m.Source, m.UUID),
+		f.bus.Publish(ctx, rpc.Event{Host: m.Source, Kind: api.EventMigration, ID: m.UUID, MsgID: instance.NewUUID(), Body: raw}))
 }
 
 // hand gives an instance from one host to the other: for a moment both publish it.

@@ -22,7 +22,7 @@ import (
 // for a migration, which has Steps steps of Step each.
 type Fleet struct {
 	Steps int           // default 4
-	Step  time.Duration // default 0
+	Step  time.Duration // default 0; SetStep changes it later
 
 	mu         sync.Mutex
 	bus        rpc.Transport
@@ -116,6 +116,19 @@ func (f *Fleet) Break(dest string, err *fault.Error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.broken[dest] = err
+}
+
+// SetStep changes Step, also of migrations that are in progress.
+func (f *Fleet) SetStep(d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.Step = d
+}
+
+func (f *Fleet) step() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.Step
 }
 
 // Set changes the state of an instance, as if it had happened on its host.

@@ -121,6 +121,10 @@ type PeerMigrateArgs struct {
 	Source     string            `json:"source"`
 	Instance   instance.Instance `json:"instance"` // the source's record
 	CPUModel   string            `json:"cpu_model,omitempty"`
+	// Storage is what the source says of the disks. Copies, in pre_live_migration, are the
+	// targets whose content comes with the guest.
+	Storage instance.StorageFacts `json:"storage,omitzero"`
+	Copies  []string              `json:"copies,omitempty"`
 }
 
 // Check implements [Checker].

@@ -30,7 +30,8 @@ type MigrationsResult struct {
 
 // CheckResult lists every reason against a migration; none: it may start.
 type CheckResult struct {
-	Reasons []string `json:"reasons"`
+	Reasons []string              `json:"reasons"`
+	Storage instance.StorageFacts `json:"storage,omitzero"` // the destination's, to a source that told its own
 }
 
 // PreparedResult tells the source where to send the guest.

@@ -59,17 +59,22 @@ func disks(s instance.Spec, host Defaults) []libvirtxml.DomainDisk {
 	return out
 }
 
+// Format is how a disk's file is written: raw or qcow2. An overlay is always qcow2.
+func Format(d instance.Disk) string {
+	switch {
+	case d.Source.Image != "":
+		return "qcow2"
+	case d.Format == "":
+		return "raw"
+	}
+	return d.Format
+}
+
 // driver names the format. A disk that other hosts reach too is opened without
 // the host's page cache: libvirt refuses to migrate it otherwise, because the
 // destination could read stale pages.
 func driver(d instance.Disk) *libvirtxml.DomainDiskDriver {
-	dr := &libvirtxml.DomainDiskDriver{Name: "qemu", Type: d.Format, Discard: "unmap"}
-	switch {
-	case d.Source.Image != "":
-		dr.Type = "qcow2"
-	case dr.Type == "":
-		dr.Type = "raw"
-	}
+	dr := &libvirtxml.DomainDiskDriver{Name: "qemu", Type: Format(d), Discard: "unmap"}
 	if d.Shared && !d.ReadOnly {
 		dr.Cache = "none"
 	}

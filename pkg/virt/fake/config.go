@@ -21,6 +21,9 @@ type Config struct {
 
 	// MachineTypes that Check accepts; default pc-q35-7.2, q35 and pc.
 	MachineTypes []string
+	// Storage names what the disks are on: hosts with the same name share them, and nothing
+	// needs to be copied. Empty: each host has its own.
+	Storage string
 	// Missing are path prefixes under which Check finds no file; default /nonexistent/.
 	Missing []string
 

@@ -43,8 +43,9 @@ func (m *migration) snapshot(now time.Time) virt.Job {
 		j.PostCopyReq = uint64(moved / pageSize / 16)
 	case stageSwitching, stageFinishing:
 		j = m.stats
-	case stageSetup, stageOver:
+	case stageSetup, stageDisks, stageOver:
 	}
+	j.Disk = m.disk(now)
 	j.Type, j.Elapsed, j.Setup = virt.JobUnbounded, now.Sub(m.began), m.setup
 	return j
 }
@@ -122,7 +123,7 @@ func (d *Driver) StartPostCopy(ctx context.Context, id string) error {
 		switch {
 		case !m.req.PostCopy:
 			return conflict("StartPostCopy", id, "the migration was begun without post-copy")
-		case m.stage == stageSetup:
+		case m.stage <= stageDisks:
 			return conflict("StartPostCopy", id, "the migration has not begun to copy")
 		case m.stage != stagePreCopy:
 			return conflict("StartPostCopy", id, "the guest is already leaving")

@@ -14,6 +14,7 @@ type stage int
 
 const (
 	stageSetup stage = iota
+	stageDisks       // block migration: the disks first
 	stagePreCopy
 	stageSwitching  // the source's CPUs stand still, their state is on its way
 	stageToPostCopy // the same, with memory to follow
@@ -36,6 +37,7 @@ type migration struct {
 
 	began       time.Time
 	setup       time.Duration
+	diskRate    float64 // bytes/s
 	flow        flow
 	flowAt      time.Time
 	maxDowntime time.Duration
@@ -198,10 +200,14 @@ func (m *migration) wake() {
 	mu.Lock()
 	defer mu.Unlock()
 	m.busy = false
-	if m.stage == stageOver {
+	switch m.stage {
+	case stageOver:
 		return
+	case at:
+		m.insideLocked(at, err, time.Now())
+	default: // it was moved on meanwhile, by StartPostCopy: that goes its own way
+		m.armLocked(time.Until(m.due))
 	}
-	m.insideLocked(at, err, time.Now())
 	_ = m.host.changedLocked() // kept for the next call
 }
 
@@ -227,7 +233,7 @@ func (m *migration) outside(at stage, o offer, hand handover) error {
 		return strike(PointFinish, func() error { return m.target.finish(ctx, hand) })
 	case stagePostCopy:
 		return strike(PointPostCopy, func() error { return m.target.finish(ctx, hand) })
-	case stageFinishing, stageOver:
+	case stageDisks, stageFinishing, stageOver:
 	}
 	return nil
 }
@@ -263,6 +269,8 @@ func (m *migration) insideLocked(at stage, err error, now time.Time) {
 			m.failLocked(now, err)
 			return
 		}
+		m.disksLocked(now)
+	case stageDisks:
 		m.preCopyLocked(now)
 	case stagePreCopy:
 		m.iterateLocked(now, err)
@@ -276,7 +284,6 @@ func (m *migration) insideLocked(at stage, err error, now time.Time) {
 
 func (m *migration) preCopyLocked(now time.Time) {
 	m.stage = stagePreCopy
-	m.setup = now.Sub(m.began)
 	memory := unsigned(int64(m.dom.running.Spec.MemoryMiB)) * mib
 	limit := m.req.BandwidthMiB
 	m.flow = newFlow(memory, m.dom.brain.Guest, m.host.cfg.bandwidth(limit))
@@ -358,6 +365,7 @@ func (m *migration) completedStats(end time.Time, downtime time.Duration) virt.J
 	j.Type, j.Elapsed, j.Setup, j.Downtime = virt.JobCompleted, end.Sub(m.began), m.setup, downtime
 	j.Memory.Processed += uint64(m.postBytes)
 	j.Memory.Remaining = 0
+	j.Disk = m.disk(end)
 	j.PostCopyReq = uint64(m.postBytes / pageSize / 16) // some pages are asked for ahead of their turn
 	return j
 }

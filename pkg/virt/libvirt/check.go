@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	golibvirt "github.com/digitalocean/go-libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -16,6 +15,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/virt"
+	"github.com/compute-agent/compute-agent/pkg/virt/domxml"
 )
 
 // Check gives every reason why this host could not run the definition.
@@ -45,12 +45,21 @@ func (d *Driver) Check(ctx context.Context, def virt.Definition) ([]string, erro
 	r.when(!slices.Contains(caps.domainTypes, host.VirtType), "virt_type: this host can't run %s guests", host.VirtType)
 	r.readable("boot.kernel", s.Boot.Kernel)
 	r.readable("boot.initrd", s.Boot.Initrd)
-	for i, disk := range s.Disks {
-		if err := d.checkDisk(ctx, r, fmt.Sprintf("disks[%d]", i), disk, def.Migration != ""); err != nil {
-			return nil, fault.Wrap(err, op, s.UUID)
+	return r.list, fault.Wrap(d.checkDisks(ctx, r, def), op, s.UUID)
+}
+
+func (d *Driver) checkDisks(ctx context.Context, r *findings, def virt.Definition) error {
+	targets := domxml.Targets(def.Spec.Disks)
+	for i, disk := range def.Spec.Disks {
+		_, comes := copied(def, targets[i])
+		if err := d.checkDisk(ctx, r, fmt.Sprintf("disks[%d]", i), disk, comes); err != nil {
+			return err
 		}
 	}
-	return r.list, nil
+	if def.Migration == "" {
+		return nil
+	}
+	return d.checkIncoming(ctx, r, def)
 }
 
 // findings collects reasons.
@@ -85,31 +94,37 @@ func (r *findings) readable(what, path string) {
 	r.when(info.IsDir(), "%s: %s is a folder", what, path)
 }
 
-func (d *Driver) checkDisk(ctx context.Context, r *findings, at string, disk instance.Disk, incoming bool) error {
-	if !incoming || !wantsTarget(disk) { // else PrepareIncoming makes it
-		r.readable(at+".source.file", disk.Source.File)
+// checkDisk wants what a disk is made of; comes says that its content comes with the guest.
+func (d *Driver) checkDisk(ctx context.Context, r *findings, at string, disk instance.Disk, comes bool) error {
+	if !comes {
+		r.readable(at+".source.file", d.local(disk.Source.File))
 	}
 	r.readable(at+".source.image", disk.Source.Image)
-	if disk.Source.Image != "" {
+	if disk.Source.Image != "" || comes && disk.Source.File != "" {
 		_, err := exec.LookPath(d.cfg.QemuImg)
-		r.when(err != nil, "%s: %s, which makes overlays, is not installed (package qemu-utils)", at, d.cfg.QemuImg)
+		r.when(err != nil, "%s: %s, which makes disks, is not installed (package qemu-utils)", at, d.cfg.QemuImg)
 	}
 	if disk.Source.Volume == "" {
 		return nil
 	}
-	pool, volume, _ := strings.Cut(disk.Source.Volume, "/")
-	_, err := control(ctx, d, "check", at, func(lv *golibvirt.Libvirt) (golibvirt.StorageVol, error) {
-		p, err := lv.StoragePoolLookupByName(pool)
-		if err != nil {
-			return golibvirt.StorageVol{}, err
+	pool, _ := splitVolume(disk.Source.Volume)
+	_, err := control(ctx, d, "check", at, func(lv *golibvirt.Libvirt) (struct{}, error) {
+		if comes {
+			_, err := lv.StoragePoolLookupByName(pool)
+			return struct{}{}, err
 		}
-		return lv.StorageVolLookupByName(p, volume)
+		_, err := findVolume(lv, disk.Source.Volume)
+		return struct{}{}, err
 	})
-	if errors.Is(err, fault.NotFound) {
-		r.add("%s.source.volume: %s is not here", at, disk.Source.Volume)
-		return nil
+	if !errors.Is(err, fault.NotFound) {
+		return err
 	}
-	return err
+	if comes {
+		r.add("%s.source.volume: pool %s is not here", at, pool)
+	} else {
+		r.add("%s.source.volume: %s is not here", at, disk.Source.Volume)
+	}
+	return nil
 }
 
 // checkMachine asks libvirt what this machine type can do: CPU, firmware, vCPUs.

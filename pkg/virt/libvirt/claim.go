@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
@@ -19,9 +18,12 @@ import (
 
 // noteName is the file, in an instance's folder, that says for which migration
 // something was made here and what. Its first line is the migration's UUID, each
-// other line a path. What is not in it was here before and is never removed with
+// other line a path, or a volume. What is not in it was here before and is never removed with
 // the migration: on shared storage the folder is the running guest's own.
 const noteName = "incoming"
+
+// volumeMark begins a line that names a volume; a path begins with a slash.
+const volumeMark = "volume "
 
 type note struct {
 	migration string
@@ -60,7 +62,7 @@ func (d *Driver) claim(ctx context.Context, op string, in virt.Incoming) error {
 	if err != nil || old.migration == in.Migration {
 		return fault.Wrap(err, op, id)
 	}
-	fresh, err := d.missing(op, in.Spec)
+	fresh, err := d.missing(ctx, op, in.Definition)
 	if err != nil {
 		return err
 	}
@@ -71,25 +73,29 @@ func (d *Driver) claim(ctx context.Context, op string, in virt.Incoming) error {
 	return fault.Wrap(os.WriteFile(d.notePath(id), []byte(text), 0o600), op, id)
 }
 
-// missing lists what has to be made. An overlay that is already here though its
-// disk is not shared holds old data, which an incremental copy would mix with the
-// guest's: only its owner may decide to remove it.
-func (d *Driver) missing(op string, s instance.Spec) ([]string, error) {
-	out := []string{}
+// missing lists what has to be made. What is to come with the guest must not be here
+// yet: it would hold old data, or be the guest's own disk on storage that nobody knows
+// to be shared. Only its owner may decide to remove it.
+func (d *Driver) missing(ctx context.Context, op string, def virt.Definition) ([]string, error) {
+	s, out := def.Spec, []string{}
 	if !exists(d.folder(s.UUID)) {
 		out = append(out, d.folder(s.UUID))
 	}
-	for i, disk := range s.Disks {
-		switch path := domxml.OverlayPath(d.cfg.LocalInstancesPath, s.UUID, i); {
-		case disk.Source.Image == "":
-			if wantsTarget(disk) && !exists(disk.Source.File) {
-				out = append(out, disk.Source.File)
-			}
-		case !exists(path):
-			out = append(out, path)
-		case !disk.Shared:
-			return nil, fault.Newf(fault.Conflict, op, s.UUID, "%s is left from an earlier stay of this instance", path).
-				WithHint("terminate or clean the instance on this host first; mark the disk as shared if the folder is on shared storage")
+	targets, at := d.places(s)
+	for i, p := range at {
+		_, comes := copied(def, targets[i])
+		here, err := d.placeExists(ctx, p)
+		switch {
+		case err != nil:
+			return nil, fault.Wrap(err, op, s.UUID)
+		case comes && here:
+			return nil, fault.Newf(fault.Conflict, op, s.UUID, "%s is here already, perhaps from an earlier stay of this instance", p).
+				WithHint("terminate or clean the instance on this host first; mark the disk as shared if it is")
+		case here || !comes && p.disk.Source.Image == "":
+		case p.volume != "":
+			out = append(out, volumeMark+p.volume)
+		default:
+			out = append(out, p.path)
 		}
 	}
 	return out, nil
@@ -98,28 +104,6 @@ func (d *Driver) missing(op string, s instance.Spec) ([]string, error) {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
-}
-
-// wantsTarget knows a disk whose content comes with the guest.
-func wantsTarget(d instance.Disk) bool {
-	return d.Source.File != "" && !d.Shared && !d.ReadOnly && d.SizeGiB > 0
-}
-
-// makeTargets makes the empty files that non-shared disks are copied into.
-func (d *Driver) makeTargets(ctx context.Context, op string, s instance.Spec) error {
-	for _, disk := range s.Disks {
-		if !wantsTarget(disk) || exists(disk.Source.File) {
-			continue
-		}
-		format := disk.Format
-		if format == "" {
-			format = "raw"
-		}
-		if err := d.qemuImg(ctx, "create", "-q", "-f", format, disk.Source.File, strconv.Itoa(disk.SizeGiB)+"G"); err != nil {
-			return fault.Wrap(err, op, s.UUID)
-		}
-	}
-	return nil
 }
 
 // unclaim removes what was made for this migration, and nothing else.
@@ -135,7 +119,11 @@ func (d *Driver) unclaim(ctx context.Context, op, id, migration string) error {
 		if path == d.folder(id) {
 			continue
 		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		p := place{path: path}
+		if volume, ok := strings.CutPrefix(path, volumeMark); ok {
+			p.volume = volume
+		}
+		if err := d.removePlace(ctx, op, p); err != nil {
 			return fault.Wrap(err, op, id)
 		}
 	}

@@ -26,7 +26,7 @@ func (d *Driver) Define(ctx context.Context, def virt.Definition) error {
 	if err := d.notForeign(ctx, op, id); err != nil {
 		return err
 	}
-	if err := d.makeFiles(ctx, op, def.Spec); err != nil {
+	if err := d.makeFiles(ctx, op, def); err != nil {
 		return err
 	}
 	_, err = control(ctx, d, op, id, func(lv *golibvirt.Libvirt) (golibvirt.Domain, error) {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/virt"
 	"github.com/compute-agent/compute-agent/pkg/virt/domxml"
 )
 
@@ -26,8 +27,10 @@ const (
 )
 
 // makeFiles makes what is missing of an instance's folder: the folder, its
-// console log and one overlay per image. It never touches a file that is there.
-func (d *Driver) makeFiles(ctx context.Context, op string, s instance.Spec) error {
+// console log and one overlay per image, but for those that come with the guest. It
+// never touches a file that is there.
+func (d *Driver) makeFiles(ctx context.Context, op string, def virt.Definition) error {
+	s := def.Spec
 	unlock, err := d.files.lock(ctx, s.UUID)
 	if err != nil {
 		return fault.Wrap(err, op, s.UUID)
@@ -43,8 +46,9 @@ func (d *Driver) makeFiles(ctx context.Context, op string, s instance.Spec) erro
 	if err := log.Close(); err != nil {
 		return fault.Wrap(err, op, s.UUID)
 	}
+	targets := domxml.Targets(s.Disks)
 	for i, disk := range s.Disks {
-		if disk.Source.Image == "" {
+		if _, comes := copied(def, targets[i]); comes || disk.Source.Image == "" {
 			continue
 		}
 		if err := d.makeOverlay(ctx, domxml.OverlayPath(d.cfg.LocalInstancesPath, s.UUID, i), disk); err != nil {

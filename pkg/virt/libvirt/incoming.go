@@ -13,9 +13,8 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
-// PrepareIncoming makes the instance's folder as Define would, and for disks that
-// are not shared the empty file that the copy goes into. What it makes is noted in
-// the folder first. It never defines anything: the definition comes with the guest.
+// PrepareIncoming makes the instance's folder as Define would, and what the disks are
+// copied into that come with the guest. What it makes is noted in the folder first. It never defines anything: the definition comes with the guest.
 func (d *Driver) PrepareIncoming(ctx context.Context, in virt.Incoming) (virt.Inbound, error) {
 	const op = "prepare_incoming"
 	id := in.Spec.UUID
@@ -39,10 +38,10 @@ func (d *Driver) PrepareIncoming(ctx context.Context, in virt.Incoming) (virt.In
 	if err := d.claim(ctx, op, in); err != nil {
 		return virt.Inbound{}, err
 	}
-	if err := d.makeFiles(ctx, op, in.Spec); err != nil {
+	if err := d.makeFiles(ctx, op, in.Definition); err != nil {
 		return virt.Inbound{}, err
 	}
-	return to, d.makeTargets(ctx, op, in.Spec)
+	return to, d.makeTargets(ctx, op, in.Definition)
 }
 
 // inbound says where guests are sent to this host.

@@ -166,7 +166,7 @@ func (d *Driver) plan(ctx context.Context, r virt.MigrateRequest) (performPlan, 
 	if err != nil {
 		return performPlan{}, fault.Wrap(err, op, r.Instance)
 	}
-	flags, err := migrateFlags(r, info.Disks)
+	flags, err := migrateFlags(r, info.Disks, domxml.Folder(d.cfg.InstancesPath, r.Instance))
 	if err != nil {
 		return performPlan{}, err
 	}
@@ -204,10 +204,9 @@ func (d *Driver) encrypt(ctx context.Context, r virt.MigrateRequest, p *performP
 }
 
 // migrateFlags: libvirt keeps the job without us (peer to peer), the destination
-// keeps the definition and the source forgets it. Disks are copied in full unless
-// all of them are overlays, whose bases are on both hosts; the two ways exclude each
-// other, and without a disk list libvirt would copy every disk (nova.md 1.4).
-func migrateFlags(r virt.MigrateRequest, disks []domxml.DiskInfo) (golibvirt.DomainMigrateFlags, error) {
+// keeps the definition and the source forgets it. Without a disk list libvirt would
+// copy every disk (nova.md 1.4), so no list means no flag.
+func migrateFlags(r virt.MigrateRequest, disks []domxml.DiskInfo, folder string) (golibvirt.DomainMigrateFlags, error) {
 	flags := golibvirt.MigrateLive | golibvirt.MigratePeer2peer | golibvirt.MigratePersistDest | golibvirt.MigrateUndefineSource
 	if r.PostCopy {
 		flags |= golibvirt.MigratePostcopy
@@ -221,18 +220,29 @@ func migrateFlags(r virt.MigrateRequest, disks []domxml.DiskInfo) (golibvirt.Dom
 	if len(r.Disks) == 0 {
 		return flags, nil
 	}
-	overlays := true
+	how, err := copyFlag(r, disks, folder)
+	return flags | how, err
+}
+
+// copyFlag chooses between the two ways of copying disks, which exclude each other: the
+// top layers alone, for overlays in the instance's folder, whose bases are on both hosts
+// (a disk without a base is its own top layer); or everything, when a disk has a base
+// that the agent knows nothing of.
+func copyFlag(r virt.MigrateRequest, disks []domxml.DiskInfo, folder string) (golibvirt.DomainMigrateFlags, error) {
+	own, foreign := false, false
 	for _, target := range r.Disks {
 		i := slices.IndexFunc(disks, func(k domxml.DiskInfo) bool { return k.Target == target })
 		if i < 0 {
 			return 0, fault.Newf(fault.InvalidArgument, "migrate", r.Instance, "the domain has no disk %q", target)
 		}
-		overlays = overlays && disks[i].Backed
+		ours := strings.HasPrefix(disks[i].Source, folder+"/")
+		own = own || disks[i].Backed && ours
+		foreign = foreign || disks[i].Backed && !ours
 	}
-	if overlays {
-		return flags | golibvirt.MigrateNonSharedInc, nil
+	if own && !foreign {
+		return golibvirt.MigrateNonSharedInc, nil
 	}
-	return flags | golibvirt.MigrateNonSharedDisk, nil
+	return golibvirt.MigrateNonSharedDisk, nil
 }
 
 // migrateParams makes the parameters by libvirt's types (VIR_MIGRATE_PARAM_*).

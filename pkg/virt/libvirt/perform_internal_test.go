@@ -189,12 +189,13 @@ func incoming(t *testing.T, dir string) virt.Incoming {
 		t.Fatal(err)
 	}
 	return virt.Incoming{Definition: virt.Definition{
+		Copies:     []instance.DiskFacts{{Target: "vda", Format: "qcow2", CapacityBytes: 1 << 30}, {Target: "vdb", Format: "raw", CapacityBytes: 12345}},
 		Generation: 2, Migration: uuid.NewString(),
 		Spec: instance.Spec{
 			UUID: uuid.NewString(), VCPUs: 1, MemoryMiB: 128,
 			Disks: []instance.Disk{
 				{Source: instance.DiskSource{Image: base}, SizeGiB: 1},
-				{Source: instance.DiskSource{File: filepath.Join(dir, "own.raw")}, SizeGiB: 1},
+				{Source: instance.DiskSource{File: filepath.Join(dir, "own.raw")}},
 			},
 		},
 	}}
@@ -264,6 +265,7 @@ func TestSharedFolderOfTheRunningGuestStays(t *testing.T) {
 		in := incoming(t, dir)
 		in.Spec.Disks = in.Spec.Disks[:1]
 		in.Spec.Disks[0].Shared = true
+		in.Copies = nil
 		overlay := domxml.OverlayPath(r.d.cfg.InstancesPath, in.Spec.UUID, 0)
 		if err := os.MkdirAll(filepath.Dir(overlay), 0o700); err != nil {
 			t.Fatal(err)

@@ -221,7 +221,10 @@ func TestDecodeCutShort(t *testing.T) {
 
 func TestMigrateFlagsAndParameters(t *testing.T) {
 	base := golibvirt.MigrateLive | golibvirt.MigratePeer2peer | golibvirt.MigratePersistDest | golibvirt.MigrateUndefineSource
-	disks := []domxml.DiskInfo{{Target: "vda", Backed: true}, {Target: "vdb"}}
+	disks := []domxml.DiskInfo{
+		{Target: "vda", Backed: true, Source: "/in/ID/disk0.qcow2"}, {Target: "vdb", Source: "/own.raw"},
+		{Target: "vdc", Backed: true, Source: "/in/IDs/own.qcow2"},
+	}
 	cases := []struct {
 		name   string
 		r      virt.MigrateRequest
@@ -248,14 +251,26 @@ func TestMigrateFlagsAndParameters(t *testing.T) {
 			[]golibvirt.TypedParam{paramUllong("bandwidth", 0), paramString("migrate_disks", "vda")},
 		},
 		{
-			"a full disk among them",
+			"a disk without a base among them",
 			virt.MigrateRequest{Disks: []string{"vda", "vdb"}},
-			base | golibvirt.MigrateNonSharedDisk,
+			base | golibvirt.MigrateNonSharedInc,
 			[]golibvirt.TypedParam{paramUllong("bandwidth", 0), paramString("migrate_disks", "vda"), paramString("migrate_disks", "vdb")},
+		},
+		{
+			"a base that only the source knows",
+			virt.MigrateRequest{Disks: []string{"vda", "vdc"}},
+			base | golibvirt.MigrateNonSharedDisk,
+			[]golibvirt.TypedParam{paramUllong("bandwidth", 0), paramString("migrate_disks", "vda"), paramString("migrate_disks", "vdc")},
+		},
+		{
+			"no base at all",
+			virt.MigrateRequest{Disks: []string{"vdb"}},
+			base | golibvirt.MigrateNonSharedDisk,
+			[]golibvirt.TypedParam{paramUllong("bandwidth", 0), paramString("migrate_disks", "vdb")},
 		},
 	}
 	for _, c := range cases {
-		flags, err := migrateFlags(c.r, disks)
+		flags, err := migrateFlags(c.r, disks, "/in/ID")
 		if err != nil || flags != c.flags {
 			t.Errorf("%s: flags %d, %v, want %d", c.name, flags, err, c.flags)
 		}
@@ -263,7 +278,7 @@ func TestMigrateFlagsAndParameters(t *testing.T) {
 			t.Errorf("%s: parameters (-want +got):\n%s", c.name, diff)
 		}
 	}
-	if _, err := migrateFlags(virt.MigrateRequest{Disks: []string{"vdz"}}, disks); !errors.Is(err, fault.InvalidArgument) {
+	if _, err := migrateFlags(virt.MigrateRequest{Disks: []string{"vdz"}}, disks, "/in/ID"); !errors.Is(err, fault.InvalidArgument) {
 		t.Errorf("an unknown disk: %v, want invalid_argument", err)
 	}
 }

@@ -18,6 +18,7 @@ type Driver interface {
 	Machines
 	Power
 	Mover
+	Disks
 	Host
 }
 
@@ -85,6 +86,16 @@ type Mover interface {
 	// StartPostCopy switches a running job that allows it; there is no way back. conflict
 	// without a job, and when the request did not allow it.
 	StartPostCopy(ctx context.Context, id string) error
+}
+
+// Disks tells of guests' disks, for block migration.
+type Disks interface {
+	// Storage gives the facts of a definition's disks on this host, one for each, in the
+	// spec's order; capacities where the domain is here. It changes nothing.
+	Storage(ctx context.Context, d virt.Definition) (instance.StorageFacts, error)
+	// RemoveDisks removes the storage of these targets from this host: their content lives
+	// on another one. conflict while the domain is active; gone already is success.
+	RemoveDisks(ctx context.Context, d virt.Definition, targets []string) error
 }
 
 // Ports is what a driver that can plug interfaces into a guest has beside Driver.

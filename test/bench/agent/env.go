@@ -23,6 +23,7 @@ type options struct {
 	rounds, pairs int
 	window, idle  time.Duration
 	binary, out   string
+	profile       string
 }
 
 // env is what the benches share: the program under test, a bus, a place for files.
@@ -40,11 +41,11 @@ func newEnv(ctx context.Context, o options) (*env, error) {
 	if err != nil {
 		return nil, err
 	}
-	gomod, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/compute-agent/compute-agent").Output()
 	if err != nil {
 		return nil, fmt.Errorf("run this inside the repository: %w", err)
 	}
-	e := &env{options: o, self: self, root: filepath.Join(filepath.Dir(strings.TrimSpace(string(gomod))), "..", "..")}
+	e := &env{options: o, self: self, root: strings.TrimSpace(string(root))}
 	if e.dir, err = os.MkdirTemp("", "compute-agent-bench-"); err != nil {
 		return nil, err
 	}
@@ -150,14 +151,19 @@ func (p *process) trouble(err error) error {
 // agent starts compute-agent with the given environment beside a clean one, and
 // waits for READY=1 as a service manager would.
 func (e *env) agent(ctx context.Context, environment []string, args ...string) (*process, error) {
+	return e.notified(ctx, append([]string{"COMPUTE_AGENT_LOG_FORMAT=text"}, environment...), e.binary, append([]string{"run"}, args...)...)
+}
+
+// notified starts a program that tells a service manager when it is ready.
+func (e *env) notified(ctx context.Context, environment []string, program string, args ...string) (*process, error) {
 	e.n++
 	socket := filepath.Join(e.dir, fmt.Sprintf("notify-%d", e.n))
 	conn, err := new(net.ListenConfig).ListenPacket(ctx, "unixgram", socket)
 	if err != nil {
 		return nil, err
 	}
-	environment = append([]string{"PATH=" + os.Getenv("PATH"), "NOTIFY_SOCKET=" + socket, "COMPUTE_AGENT_LOG_FORMAT=text"}, environment...)
-	p, err := e.start("agent", environment, e.binary, append([]string{"run"}, args...)...)
+	environment = append([]string{"PATH=" + os.Getenv("PATH"), "NOTIFY_SOCKET=" + socket}, environment...)
+	p, err := e.start("agent", environment, program, args...)
 	if err != nil {
 		_ = conn.Close()
 		return nil, err

@@ -40,6 +40,7 @@ func benches() []bench {
 		{name: "finish", doc: "end of the hypervisor's job to the post step", run: benchFinish},
 		{name: "casts", doc: "casts accepted and carried out", run: benchCasts},
 		{name: "monitors", doc: "many migrations watched by one agent", run: benchMonitors},
+		{name: "green", doc: "green threads beside goroutines and their pools", run: benchGreen},
 		{name: "lab", doc: "migrations of a real guest beside virsh", run: benchLab, root: true},
 	}
 }
@@ -54,6 +55,7 @@ func main() {
 	flag.IntVar(&o.pairs, "pairs", 20, "lab: migrations by each of the two")
 	flag.StringVar(&o.binary, "bin", "", "compute-agent under test (default: build it)")
 	flag.StringVar(&o.out, "out", "", "directory for the tables (default: .cache/bench of the repository)")
+	flag.StringVar(&o.profile, "profile", "", "casts and monitors: write CPU profiles of the agents to this file, the host's name added")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	if *role != "" {
