@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"iter"
 	"maps"
 	"slices"
 	"sort"
@@ -221,6 +222,26 @@ func (l *ledger) all() []instance.Instance {
 	out := l.instancesNow()
 	sort.Slice(out, func(i, j int) bool { return out[i].UUID < out[j].UUID })
 	return out
+}
+
+// specs walks over what instances and claims of guests to come take of the host,
+// the instance without left out. It copies no table: with thousands of instances
+// each build asks.
+func (l *ledger) specs(without string) iter.Seq[instance.Spec] {
+	return func(yield func(instance.Spec) bool) {
+		l.mu.RLock()
+		defer l.mu.RUnlock()
+		for id, i := range l.instances {
+			if id != without && !yield(i.Spec) {
+				return
+			}
+		}
+		for key := range l.open {
+			if r := l.records[key]; claims(r) && r.Migration.Instance != without && !yield(r.Instance.Spec) {
+				return
+			}
+		}
+	}
 }
 
 // instancesNow gives every record, in no order.

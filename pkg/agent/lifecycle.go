@@ -101,11 +101,6 @@ func (a *Agent) takeUp(tasks []Task) {
 			a.lanes.add(t.Instance, t, op)
 		}
 	}
-	for _, r := range a.ledger.openMigrations() {
-		if r.Role == migration.RoleDest && !r.Ended() {
-			a.spawn(func(ctx context.Context) { _ = a.dest.Resume(ctx, r) })
-		}
-	}
 }
 
 // onReconnect renews the views after the bus was away, and holds the casts that come
@@ -189,7 +184,7 @@ func (a *Agent) serveLanes(l *lanes, held bool) {
 	})
 }
 
-// housekeep is the slow beat: an inventory.
+// housekeep is the slow beat: an inventory, and the views anew.
 func (a *Agent) housekeep(ctx context.Context) error {
 	loop := green.NewFixedIntervalLoopingCall[struct{}](func(ctx context.Context) error {
 		if _, connected, _ := a.machine.get(); connected {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
 	"github.com/compute-agent/compute-agent/pkg/fault"
@@ -64,7 +65,7 @@ func (a *Agent) look(ctx context.Context, id string, e virt.Event) error {
 		return a.restate(ctx, id, e)
 	}
 	if e.Kind == virt.EventConnected {
-		return a.reconcile(ctx)
+		return a.takeInventory(ctx)
 	}
 	logkit.From(ctx).Warn("the hypervisor is away; requests that need it answer unavailable")
 	return nil
@@ -105,6 +106,22 @@ func (a *Agent) restate(ctx context.Context, id string, e virt.Event) error {
 		}
 		return c.instanceEvent(now, eventNames[e.Kind], string(e.Reason), "")
 	})
+}
+
+// takeInventory reconciles after a new connection, again until it is done: without an
+// inventory the host has no room for anybody. A connection that is lost meanwhile is
+// followed by a new one.
+func (a *Agent) takeInventory(ctx context.Context) error {
+	retry := green.Retry{
+		Max: -1, First: a.cfg.RetryFirst, Limit: a.cfg.RetryLimit,
+		OnRetry: func(try int, err error, _ time.Duration) {
+			if try == 1 {
+				logkit.From(ctx).Warn("no inventory yet, trying again", logkit.Err(err))
+			}
+		},
+	}
+	_, err := green.RetryCall(ctx, retry, func(ctx context.Context) (struct{}, error) { return struct{}{}, a.reconcile(ctx) })
+	return err
 }
 
 // reconcile takes an inventory and repairs the differences, instances side by

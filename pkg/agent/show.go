@@ -92,18 +92,7 @@ func (a *Agent) availableResource(context.Context, any) (any, error) { return a.
 // does not stand in its own way.
 func (a *Agent) resources(without string) api.Resources {
 	facts, _, _ := a.machine.get()
-	var specs []instance.Spec
-	for _, i := range a.ledger.instancesNow() {
-		if i.UUID != without {
-			specs = append(specs, i.Spec)
-		}
-	}
-	for _, r := range a.ledger.openMigrations() {
-		if claims(r) && r.Migration.Instance != without {
-			specs = append(specs, r.Instance.Spec)
-		}
-	}
-	return inventory.Count(a.cfg.Inventory, facts, specs, a.machine.foreignCount())
+	return inventory.Count(a.cfg.Inventory, facts, a.ledger.specs(without), a.machine.foreignCount())
 }
 
 // console gives the end of a guest's console.

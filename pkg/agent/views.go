@@ -2,8 +2,8 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
@@ -185,30 +185,28 @@ func (a *Agent) publishRound(ctx context.Context, round uint64) error {
 		}
 	}
 	pool := green.NewPool(viewWorkers)
-	var mu sync.Mutex
-	var failed error
+	var failed atomic.Pointer[error]
 	for _, k := range keys {
-		mu.Lock()
-		stop := failed != nil
-		mu.Unlock()
-		if stop {
+		if failed.Load() != nil {
 			break // the bus is away: the others stay marked
 		}
-		if err := pool.SpawnN(ctx, func(ctx context.Context) error {
+		err := pool.SpawnN(ctx, func(ctx context.Context) error {
 			if err := a.show(ctx, k); err != nil {
-				mu.Lock()
-				failed = err
-				mu.Unlock()
+				failed.Store(&err)
 			}
 			return nil
-		}); err != nil {
+		})
+		if err != nil {
 			return err
 		}
 	}
-	err := pool.WaitAll(ctx)
-	mu.Lock() // WaitAll may have been given up
-	defer mu.Unlock()
-	return errors.Join(err, failed)
+	if err := pool.WaitAll(ctx); err != nil {
+		return err
+	}
+	if err := failed.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 func (a *Agent) publishView(ctx context.Context, k viewKey) error {

@@ -137,6 +137,7 @@ type matrix struct {
 	*stage
 	free, waiting         instance.Spec
 	freeAddr, waitingAddr netip.Addr
+	told                  time.Time // when the waiting guest's port was last said to be wired
 }
 
 func newMatrix(t *testing.T) *matrix {
@@ -170,8 +171,12 @@ func newMatrix(t *testing.T) *matrix {
 	return m
 }
 
-// plugged tells both hosts that the waiting guest's port is wired. An agent that is away will not hear it.
+// plugged tells both hosts, once a second, that the waiting guest's port is wired. An agent that is away will not hear it.
 func (m *matrix) plugged(ctx context.Context) {
+	if time.Since(m.told) < time.Second {
+		return
+	}
+	m.told = time.Now()
 	for n := range m.Hosts() {
 		_ = m.tell(ctx, n+1, "network-vif-plugged") // it is told again
 	}
@@ -342,7 +347,6 @@ func TestKillMatrix(t *testing.T) {
 	for len(cells) > 0 {
 		cells = someCells(t, cells, rows)
 	}
-	rows.write(t)
 }
 
 // someCells does cells on one stage until one fails, and gives those that are left: after a failure nothing is sure,
@@ -360,6 +364,7 @@ func someCells(t *testing.T, cells [][2]string, rows table) (left [][2]string) {
 				how, took := m.run(t, b, phase)
 				rows.set(name, phase, fmt.Sprintf("%s %.1f s", how, took.Seconds()))
 			})
+			rows.write(t)
 		}
 	})
 	return left

@@ -128,6 +128,7 @@ func (s *scenario) play(t testing.TB, ctx context.Context, set setup) tally {
 	r.plan.Wait()
 	r.whole()
 	r.settle()
+	time.Sleep(15 * time.Second) // an agent tries again what failed at its start within 5 s
 	s.probe(r)
 	time.Sleep(2 * time.Second) // the views' beat
 	return r.check()

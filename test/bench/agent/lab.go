@@ -33,7 +33,7 @@ type stage struct {
 }
 
 // moved is what one migration was measured at, in ms.
-type moved struct{ job, perform, outage, downtime, whole float64 }
+type moved struct{ job, perform, outage, downtime, whole, elapsed, iterations float64 }
 
 // benchLab moves the same guest to and fro: by the agents twice, by virsh twice, and
 // so on. For virsh the agents are stopped: the guest is theirs.
@@ -237,20 +237,19 @@ func (s *stage) pinged(ctx context.Context, to int, move func(context.Context, i
 	if err != nil {
 		return moved{}, err
 	}
-	down, err := s.downtime(ctx, to)
-	return moved{
-		job: ms(over.Sub(arrived)), perform: ms(over.Sub(t.perform)), whole: ms(t.end.Sub(t.begin)), downtime: down,
+	m := moved{
+		job: ms(over.Sub(arrived)), perform: ms(over.Sub(t.perform)), whole: ms(t.end.Sub(t.begin)),
 		outage: ms(got.report.LongestGap(t.begin, time.Time{}).Length()),
-	}, err
+	}
+	err = s.statistics(ctx, to, &m)
+	return m, err
 }
 
-// downtime asks the destination's libvirt what QEMU measured.
-func (s *stage) downtime(ctx context.Context, to int) (float64, error) {
+// statistics asks the destination's libvirt what was measured there.
+func (s *stage) statistics(ctx context.Context, to int, m *moved) error {
 	out, err := s.Host(to+1).Virsh(ctx, "domjobinfo", "--completed", s.spec.UUID)
-	if err != nil {
-		return 0, err
-	}
-	return float64(field(out, "Total downtime:")), nil
+	m.downtime, m.elapsed, m.iterations = float64(field(out, "Total downtime:")), float64(field(out, "Time elapsed:")), float64(field(out, "Iteration:"))
+	return err
 }
 
 // byAgent casts live_migration. The start of perform is in the source's log.
@@ -306,6 +305,8 @@ func labReport(by [2][]moved, exec time.Duration, ready, size samples) report {
 	add("of it, domain on the destination → job-completed", func(m moved) float64 { return m.job })
 	oa, ov := add("outage: longest gap of replies at 5 ms", func(m moved) float64 { return m.outage })
 	da, _ := add("QEMU's own downtime", func(m moved) float64 { return m.downtime })
+	add("libvirt's own time of the job", func(m moved) float64 { return m.elapsed })
+	add("iterations", func(m moved) float64 { return m.iterations })
 	wa, wv := add("cast → succeeded; virsh: exec → exit", func(m moved) float64 { return m.whole })
 	r.row("agent on the libvirt driver: exec → READY", ready.spread("%.0f"))
 	r.row("agent after its migrations: RSS, MiB", size.spread("%.1f"))

@@ -40,6 +40,7 @@ func benches() []bench {
 		{name: "finish", doc: "end of the hypervisor's job to the post step", run: benchFinish},
 		{name: "casts", doc: "casts accepted and carried out", run: benchCasts},
 		{name: "monitors", doc: "many migrations watched by one agent", run: benchMonitors},
+		{name: "green", doc: "green threads beside goroutines and their pools", run: benchGreen},
 		{name: "lab", doc: "migrations of a real guest beside virsh", run: benchLab, root: true},
 	}
 }

@@ -16,6 +16,7 @@ type report struct {
 	rows    [][]string
 	targets []target
 	notes   []string
+	text    string // of another program, instead of the table
 }
 
 // target is one line of what was asked for and what came out.
@@ -43,17 +44,10 @@ func (r *report) met() bool {
 func (r *report) markdown() string {
 	var b strings.Builder
 	line := func(cells []string) { fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | ")) }
-	line(r.head)
-	rule := []string{"---"}
-	for range len(r.head) - 1 {
-		rule = append(rule, "--:")
-	}
-	line(rule)
-	for _, row := range r.rows {
-		for len(row) < len(r.head) {
-			row = append(row, "")
-		}
-		line(row)
+	if r.text != "" {
+		b.WriteString("```\n" + strings.TrimSpace(r.text) + "\n```\n")
+	} else {
+		r.table(line)
 	}
 	for i, t := range r.targets {
 		if i == 0 {
@@ -68,6 +62,21 @@ func (r *report) markdown() string {
 		b.WriteString("* " + n + "\n")
 	}
 	return b.String()
+}
+
+func (r *report) table(line func([]string)) {
+	line(r.head)
+	rule := []string{"---"}
+	for range len(r.head) - 1 {
+		rule = append(rule, "--:")
+	}
+	line(rule)
+	for _, row := range r.rows {
+		for len(row) < len(r.head) {
+			row = append(row, "")
+		}
+		line(row)
+	}
 }
 
 func word(ok bool) string {
