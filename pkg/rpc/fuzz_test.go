@@ -77,7 +77,7 @@ func FuzzCall(f *testing.F) {
 				t.Fatalf("answer %+v is read as %q, %v", r, got, err)
 			}
 		}
-		dispatch(t.Context(), method, headersOf(lines), body, send, func(ctx context.Context, m Message, respond func(Reply)) {
+		dispatch(t.Context(), method, headersOf(lines), body, outlet{send, func() {}}, func(ctx context.Context, m Message, respond func(Reply)) {
 			if until, ok := ctx.Deadline(); ok != !m.Expires.IsZero() || ok && !until.Equal(m.Expires) {
 				t.Fatalf("deadline %v, the message says %v", until, m.Expires)
 			}
