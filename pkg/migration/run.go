@@ -312,5 +312,6 @@ func (r *run) peerArgs() api.PeerMigrateArgs {
 		Instance:   rec.Instance,
 		Storage:    rec.Storage,
 		Copies:     targetsOf(rec.Copies),
+		TLS:        r.s.cfg.NativeTLS,
 	}
 }

@@ -67,6 +67,11 @@ func (r *run) examine(ctx context.Context) (found func(Record) Record, reasons [
 	case d.State != virt.Running && d.State != virt.Paused:
 		reasons = append(reasons, "the instance does not run: it is "+string(d.State))
 	}
+	leaving, err := r.leaving(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	reasons = merge(reasons, leaving)
 	storage, err := r.storage(ctx)
 	return func(rec Record) Record {
 		rec.WasPaused = d.State == virt.Paused
@@ -74,6 +79,14 @@ func (r *run) examine(ctx context.Context) (found func(Record) Record, reasons [
 		rec.Storage = storage
 		return rec
 	}, reasons, err
+}
+
+// leaving asks the hypervisor whether it could send the guest as asked, bounded.
+func (r *run) leaving(ctx context.Context) ([]string, error) {
+	ctx, cancel := within(ctx, r.s.cfg.HypervisorWait, "the hypervisor's answer")
+	defer cancel()
+	reasons, err := r.s.ports.Hypervisor.CheckLeaving(ctx, r.request())
+	return reasons, fault.Wrap(causeOf(ctx, err), op, r.instance)
 }
 
 // storage asks the hypervisor for the guest's disks, bounded.
@@ -171,8 +184,13 @@ func (r *run) prepare(ctx context.Context) error {
 	if err != nil {
 		return fault.Wrap(err, op, dest)
 	}
-	r.note(func(rec *Record) { rec.Inbound = virt.Inbound{URI: res.URI, MigrateURI: res.MigrateURI} })
+	r.note(func(rec *Record) { rec.Inbound = inboundOf(res) })
 	return nil
+}
+
+// inboundOf reads where the destination wants the guest sent.
+func inboundOf(res api.PreparedResult) virt.Inbound {
+	return virt.Inbound{URI: res.URI, MigrateURI: res.MigrateURI, TLSName: res.TLSName}
 }
 
 // rollback lets the destination undo what it made. It asks until it is answered, for

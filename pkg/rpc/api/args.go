@@ -125,6 +125,7 @@ type PeerMigrateArgs struct {
 	// targets whose content comes with the guest.
 	Storage instance.StorageFacts `json:"storage,omitzero"`
 	Copies  []string              `json:"copies,omitempty"`
+	TLS     bool                  `json:"tls,omitempty"` // it comes over the hypervisor's own TLS
 }
 
 // Check implements [Checker].

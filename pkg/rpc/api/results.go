@@ -38,6 +38,7 @@ type CheckResult struct {
 type PreparedResult struct {
 	URI        string `json:"uri"`
 	MigrateURI string `json:"migrate_uri,omitempty"`
+	TLSName    string `json:"tls_name,omitempty"` // that the destination's certificate is for; empty: the URI's host
 }
 
 // OwnedResult says whether the destination owns the guest, and what it saw of its arrival.
