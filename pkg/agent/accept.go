@@ -99,6 +99,11 @@ func (a *Agent) lawful(e endpoint, t Task, args any) error {
 	if !e.newcomer && !known {
 		return a.unknownInstance(t.Method, t.Instance)
 	}
+	if e.now == nil {
+		if err := a.frozen(t.Method, t.Instance); err != nil {
+			return err
+		}
+	}
 	switch v := args.(type) {
 	case *api.BuildArgs:
 		return a.lawfulBuild(t.Instance, inst, known)

@@ -213,7 +213,7 @@ func (r *run) rollback(ctx context.Context) error {
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case refused(err):
+	case refused(err) && r.record().Resolved == VerdictNone:
 		return errors.Join(errUnknown, fault.Wrap(err, op, dest))
 	}
 	logkit.From(ctx).Warn("the destination could not be told to undo; it will find out when its claim runs out", logkit.Err(err))
@@ -244,7 +244,7 @@ func (r *run) standOnce(ctx context.Context) error {
 		return fault.Wrap(err, op, r.instance)
 	case !stuck || rec.WasPaused:
 		return nil
-	case !rec.RolledBack:
+	case !rec.RolledBack && rec.Resolved == VerdictNone:
 		return errors.Join(errUnknown, fault.New(fault.Conflict, op, r.instance,
 			"the guest stands still here, and the destination has not confirmed that it never ran there"))
 	}
