@@ -31,7 +31,7 @@ GOLDEN   = $(shell grep -rlE 'Bool."update"' --include='*_test.go' . | xargs -r 
 GOTEST = CGO_ENABLED=1 go test -race -shuffle=on -timeout 10m $(TESTFLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test unit e2e lab bench lint fmt fmt-check vet tidy vuln golden generate cover ci clean install units cc
+.PHONY: help build demo test unit e2e lab bench microbench lint fmt fmt-check vet tidy vuln golden generate cover ci clean install units cc
 
 help: ## print what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,8 +55,12 @@ e2e: cc ## the main scenario on the fake driver, without root
 lab: cc ## the main scenario on real hypervisors, as root; fails when it can't run
 	@LAB=required TESTFLAGS='$(TESTFLAGS)' tools/lab.sh
 
-bench: ## benchmarks (BENCH=regexp); docs/performance.md says how to read them
-	go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(TESTFLAGS) $(PACKAGES)
+bench: ## figures beside peers and floors (BENCH=start,calls,finish,casts,monitors,green,lab); see docs/performance.md
+	go build -C test/bench -o $(CURDIR)/.cache/bench/agent-bench ./agent
+	cd test/bench && $(CURDIR)/.cache/bench/agent-bench -only '$(BENCH)' $(BENCHFLAGS)
+
+microbench: ## the packages' own benchmarks (BENCH=regexp)
+	go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(TESTFLAGS) $(UNIT)
 
 lint: $(LINTER) ## golangci-lint with .golangci.yml, at the version pinned in tools/go.mod
 	$(LINTER) run ./...

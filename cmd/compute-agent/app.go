@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,8 +26,11 @@ type app struct {
 	out, err io.Writer
 	environ  []string
 	terminal bool // out is one: bars may be drawn
+	asks     bool // so is in: a person can be asked
 	// dial connects to the bus; tests put the one in memory here.
 	dial func(ctx context.Context, c config.RPC) (rpc.Transport, error)
+	// interrupts delivers each Ctrl-C to a command that has something to say to it.
+	interrupts func() (signals <-chan os.Signal, stop func())
 	// agent runs the daemon until ctx ends.
 	agent func(ctx context.Context, c config.Config) error
 
@@ -36,13 +41,19 @@ type app struct {
 	timeout    time.Duration
 	output     string
 	force      bool
+
+	mu    sync.Mutex
+	typed map[string]string // the name that was typed for an instance, by its UUID
 }
 
 func newApp(in io.Reader, out, err io.Writer, environ []string) *app {
-	a := &app{in: in, out: out, err: err, environ: environ, dial: dial, agent: runAgent}
+	a := &app{in: in, out: out, err: err, environ: environ, dial: dial, interrupts: interrupts, agent: runAgent}
 	if f, ok := out.(*os.File); ok {
 		width, _, err := term.GetSize(int(f.Fd()))
 		a.terminal = err == nil && width > 0 // a terminal of unknown width gets lines
+	}
+	if f, ok := in.(*os.File); ok {
+		a.asks = a.terminal && term.IsTerminal(int(f.Fd()))
 	}
 	a.root = a.tree()
 	return a
@@ -87,11 +98,32 @@ func (a *app) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, a.unreachable(err, c.RPC.URL)
 	}
-	o := controller.Options{Force: a.force, ServiceDownTime: c.Agent.ServiceDownTime}
+	o := controller.Options{Force: a.force, ServiceDownTime: c.Agent.ServiceDownTime, Resolved: a.remember}
 	if a.timeout > 0 {
 		o.CallTimeout, o.AcceptTimeout, o.TaskTimeout = a.timeout, a.timeout, a.timeout
 	}
 	return &session{controller.New(bus, o), bus}, nil
+}
+
+// remember keeps a name that was typed, and called gives it beside the UUID in a text.
+func (a *app) remember(name, uuid string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.typed == nil {
+		a.typed = map[string]string{}
+	}
+	a.typed[uuid] = name
+}
+
+func (a *app) called(text string) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for uuid, name := range a.typed {
+		if !strings.Contains(text, name+" ("+uuid+")") {
+			text = strings.ReplaceAll(text, uuid, name+" ("+uuid+")")
+		}
+	}
+	return text
 }
 
 // with connects, runs fn and disconnects.

@@ -42,6 +42,7 @@ type creation struct {
 	uuid, machine, firmware, cpu  string
 	vcpus, memory                 int
 	disks, ports, metadata        []string
+	sameName                      bool
 }
 
 func (a *app) instanceCreate() *cobra.Command {
@@ -58,6 +59,7 @@ func (a *app) instanceCreate() *cobra.Command {
 	f.StringVar(&n.file, "spec", "", "specification: a JSON or YAML file, or - for standard input")
 	f.StringVar(&n.name, "name", "", "name (default: its UUID)")
 	f.StringVar(&n.uuid, "uuid", "", "UUID (default: one is made)")
+	f.BoolVar(&n.sameName, "same-name", false, "allow another instance of this name")
 	f.IntVar(&n.vcpus, "vcpus", 1, "CPUs")
 	f.IntVar(&n.memory, "memory", 512, "memory in MiB")
 	f.StringVar(&n.cpu, "cpu", "", "host-model, host-passthrough, maximum, or the name of a model")
@@ -82,6 +84,9 @@ func (a *app) create(cmd *cobra.Command, n *creation, w *waiting) error {
 		return err
 	}
 	return a.with(cmd.Context(), func(ctx context.Context, s *session) (err error) {
+		if err := n.unused(ctx, s, spec.Name); err != nil {
+			return err
+		}
 		t, err := s.BuildAndRunInstance(ctx, n.host, spec)
 		if err != nil {
 			return err
@@ -89,7 +94,12 @@ func (a *app) create(cmd *cobra.Command, n *creation, w *waiting) error {
 		defer func() { err = errors.Join(err, t.Close()) }()
 		begun := time.Now()
 		if w.none() {
-			_, _ = fmt.Fprintf(a.err, "Request %s is stored\n", t.RequestID())
+			if !a.force {
+				if err := t.Accepted(ctx); err != nil {
+					return whileWaiting(ctx, err, t)
+				}
+			}
+			_, _ = fmt.Fprintf(a.err, "Request %s %s\n", t.RequestID(), map[bool]string{true: "is stored", false: "is accepted"}[a.force])
 			return a.show(map[string]string{"uuid": spec.UUID, "request_id": t.RequestID()}, func(w io.Writer) { _, _ = fmt.Fprintln(w, spec.UUID) })
 		}
 		if _, err := t.Wait(ctx); err != nil {
@@ -106,6 +116,24 @@ func (a *app) create(cmd *cobra.Command, n *creation, w *waiting) error {
 		}
 		return a.encode(a.out, i)
 	})
+}
+
+// unused refuses a name that an instance has already: two of one name can't be told
+// apart by it, and a create that is run again would make one more.
+func (n *creation) unused(ctx context.Context, s *session, name string) error {
+	if n.sameName || n.uuid != "" {
+		return nil
+	}
+	i, err := s.FindInstance(ctx, name)
+	switch {
+	case err == nil:
+		return fault.Newf(fault.Conflict, "", "instance "+name, "there is one of this name: %s on %s", i.UUID, i.Host).
+			WithHint("choose another name; --same-name makes one more of it")
+	case errors.Is(err, fault.NotFound):
+		return nil
+	default:
+		return err
+	}
 }
 
 // spec is the file, if there is one, with the flags over it.
@@ -208,7 +236,7 @@ func port(text string) (instance.Port, error) {
 		return p, err
 	}
 	if p.ID == "" {
-		p.ID = instance.NewUUID()
+		p.ID = instance.NewPortID()
 	}
 	if p.MAC == "" { // from the end of the id, which is random
 		tail := strings.ReplaceAll(p.ID, "-", "")

@@ -70,11 +70,17 @@ func (a *app) events(ctx context.Context, s *session, e eventFlags) error {
 	if e.follow && !e.all && e.since == 0 {
 		f.From = rpc.FromNow
 	}
+	p := &eventPrinter{app: a, of: e.instance, names: map[string]string{}, phases: map[string]string{}}
+	if all, err := s.Instances(ctx); err == nil { // names are a comfort, not a need
+		for _, i := range all {
+			p.names[i.UUID] = i.Name
+		}
+	}
 	show := func(event rpc.Event) error {
 		if e.since > 0 && time.Since(event.At) > e.since {
 			return nil
 		}
-		return a.printEvent(event, e.instance)
+		return p.print(event)
 	}
 	if e.follow {
 		err := s.WatchEvents(ctx, f, show)
@@ -122,8 +128,16 @@ type eventBody struct {
 	Migration json.RawMessage `json:"migration"`
 }
 
-// printEvent prints one event if it is of that instance, or if none is asked for.
-func (a *app) printEvent(e rpc.Event, of string) error {
+// eventPrinter prints events as lines.
+type eventPrinter struct {
+	app    *app
+	of     string            // only of this instance, and its UUID is not repeated
+	names  map[string]string // of instances
+	phases map[string]string // what was last told of each migration
+}
+
+// print prints one event if it is of the instance that is asked for, and new.
+func (p *eventPrinter) print(e rpc.Event) error {
 	var b eventBody
 	_ = json.Unmarshal(e.Body, &b) // a body of a later version is shown without its line
 	var m instance.Migration
@@ -134,35 +148,47 @@ func (a *app) printEvent(e rpc.Event, of string) error {
 	if id == "" {
 		_ = json.Unmarshal(b.Instance, &id)
 	}
-	if of != "" && id != of {
+	if p.of != "" && id != p.of {
 		return nil
 	}
-	if a.output != outputTable {
-		return a.printEventObject(e)
+	if p.app.output != outputTable {
+		return p.app.printEventObject(e)
 	}
-	_, err := fmt.Fprintf(a.out, "%s  %-16s  %-9s  %-36s  %s\n", e.At.Local().Format("15:04:05.000"), e.Host, e.Kind, e.ID, sentence(b, m, id))
+	if m.UUID != "" {
+		step := string(m.Status) + " " + m.Phase
+		if p.phases[m.UUID] == step {
+			return nil
+		}
+		p.phases[m.UUID] = step
+	}
+	_, err := fmt.Fprintf(p.app.out, "%s  %-16s  %-9s  %-36s  %s\n", e.At.Local().Format("15:04:05.000"), e.Host, e.Kind, e.ID, p.sentence(e, b, m, id))
 	return err
 }
 
 // sentence says what happened.
-func sentence(b eventBody, m instance.Migration, id string) string {
+func (p *eventPrinter) sentence(e rpc.Event, b eventBody, m instance.Migration, id string) string {
+	line := b.Event
 	switch {
 	case m.UUID != "":
-		return fmt.Sprintf("%s %s, %s to %s, instance %s", m.Status, percent(m), m.Source, m.Dest, id)
+		line = fmt.Sprintf("%s (%s), %s to %s", m.Status, m.Phase, m.Source, m.Dest)
+		b.Error = m.Fault
 	case b.State != "" && b.Method != "":
-		line := b.Method + " " + b.State
-		if id != "" {
+		line = b.Method + " " + b.State
+	case b.Event != "" && b.Detail != "":
+		line += ": " + b.Detail
+	}
+	if name := p.names[id]; p.of == "" && id != "" {
+		switch {
+		case name != "" && name != id:
+			line += ", instance " + name
+		case id != e.ID:
 			line += ", instance " + id
 		}
-		if b.Error != nil {
-			line += ": " + b.Error.Error()
-		}
-		return line
-	case b.Event != "" && b.Detail != "":
-		return b.Event + ": " + b.Detail
-	default:
-		return b.Event
 	}
+	if b.Error != nil {
+		line += ": " + b.Error.Error()
+	}
+	return line
 }
 
 func (a *app) printEventObject(e rpc.Event) error {
@@ -174,18 +200,5 @@ func (a *app) printEventObject(e rpc.Event) error {
 		ID       string          `json:"id"`
 		Body     json.RawMessage `json:"body"`
 	}{e.Sequence, e.At, e.Host, e.Kind, e.ID, e.Body}
-	raw, err := json.Marshal(object)
-	if err != nil {
-		return fault.WrapAs(fault.Internal, err, "event", e.ID)
-	}
-	if a.output == outputYAML {
-		if raw, err = toYAML(raw); err != nil {
-			return err
-		}
-		raw = append([]byte("---\n"), raw...)
-		_, err = a.out.Write(raw)
-		return err
-	}
-	_, err = a.out.Write(append(raw, '\n'))
-	return err
+	return a.line(object)
 }

@@ -100,9 +100,9 @@ func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 			return code
 		}
 	}
-	_, _ = fmt.Fprintln(a.err, "Error: "+err.Error())
+	_, _ = fmt.Fprintln(a.err, "Error: "+a.called(err.Error()))
 	for _, reason := range reasons(err) {
-		_, _ = fmt.Fprintln(a.err, "  - "+reason)
+		_, _ = fmt.Fprintln(a.err, "  - "+a.called(reason))
 	}
 	hint := fault.HintOf(err)
 	var usage *usageError
@@ -110,7 +110,7 @@ func (a *app) report(ctx context.Context, cmd *cobra.Command, err error) int {
 		hint = "`" + cmd.CommandPath() + " --help` shows how it is used"
 	}
 	if hint != "" {
-		_, _ = fmt.Fprintln(a.err, "Hint:  "+hint)
+		_, _ = fmt.Fprintln(a.err, "Hint:  "+a.called(hint))
 	}
 	return code
 }

@@ -14,9 +14,9 @@ import (
 func (a *app) hostCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "host", Aliases: []string{"hosts"}, Short: "Hypervisor hosts: what they have and whether they report",
-		Example: "  compute-agent host list\n  compute-agent host disable node1 --reason \"new disks on Friday\"",
+		Example: "  compute-agent host list\n  compute-agent host drain node1 --to node2,node3",
 	}
-	c.AddCommand(a.hostList(), a.hostShow(), a.hostEnable(), a.hostDisable())
+	c.AddCommand(a.hostList(), a.hostShow(), a.hostEnable(), a.hostDisable(), a.hostDrain())
 	return c
 }
 

@@ -23,7 +23,7 @@ func (a *app) instanceCommand() *cobra.Command {
 		Long:    "Virtual machines. An INSTANCE is its UUID or its name.",
 		Example: "  compute-agent instance list\n  compute-agent instance reboot web1 --hard",
 	}
-	c.AddCommand(a.instanceCreate(), a.instanceList(), a.instanceShow(), a.consoleLog())
+	c.AddCommand(a.instanceCreate(), a.instanceList(), a.instanceShow(), a.instanceWatch(), a.consoleLog())
 	for _, v := range verbs {
 		c.AddCommand(a.verbCommand(v))
 	}

@@ -18,3 +18,7 @@ func main() {
 	stop()
 	os.Exit(code)
 }
+
+// notify and silence begin and end the delivery of the signals that end a program.
+func notify(c chan<- os.Signal)  { signal.Notify(c, syscall.SIGINT, syscall.SIGTERM) }
+func silence(c chan<- os.Signal) { signal.Stop(c) }

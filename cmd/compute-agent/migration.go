@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -46,10 +48,12 @@ func (a *app) moveFlags(c *cobra.Command) *moveFlags {
 	f.StringVar(&m.args.Priority, "priority", "", "user or drain: its place in the queue (default user)")
 	a.must(c.MarkFlagRequired("to"))
 	a.must(c.RegisterFlagCompletionFunc("to", a.completeHosts))
-	a.must(c.RegisterFlagCompletionFunc("policy", cobra.FixedCompletions([]string{"adaptive", "nova", "pause_now", "post_copy_now"}, cobra.ShellCompDirectiveNoFileComp)))
+	a.must(c.RegisterFlagCompletionFunc("policy", cobra.FixedCompletions(policies(), cobra.ShellCompDirectiveNoFileComp)))
 	a.must(c.RegisterFlagCompletionFunc("priority", cobra.FixedCompletions([]string{api.PriorityUser, api.PriorityDrain}, cobra.ShellCompDirectiveNoFileComp)))
 	return m
 }
+
+func policies() []string { return []string{"adaptive", "nova", "pause_now", "post_copy_now"} }
 
 func (m *moveFlags) of(cmd *cobra.Command) api.MigrateArgs {
 	if cmd.Flags().Changed("block-migration") {
@@ -121,16 +125,22 @@ func (a *app) steer(use, short string, do func(*controller.Client, context.Conte
 }
 
 func (a *app) migrationList() *cobra.Command {
-	var active bool
+	var active, history bool
 	c := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List migrations, the oldest first", Args: cobra.NoArgs,
-		Long:    "List the migrations that the hosts publish: those in progress, and those that ended as long as their source keeps them.",
-		Example: "  compute-agent migration list\n  compute-agent migration list --active",
+		Long: "List the migrations that the hosts publish: those in progress, and those that ended as long as their source keeps\n" +
+			"them. With --history also those that only events tell of any more (a day, unless configured otherwise).",
+		Example: "  compute-agent migration list\n  compute-agent migration list --active\n  compute-agent migration list --history",
 	}
 	c.Flags().BoolVar(&active, "active", false, "only those in progress")
+	c.Flags().BoolVar(&history, "history", false, "also those that no host keeps any more")
+	c.MarkFlagsMutuallyExclusive("active", "history")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.with(cmd.Context(), func(ctx context.Context, s *session) error {
 			all, err := s.Migrations(ctx)
+			if err == nil && history {
+				all, err = pastMigrations(ctx, s, all)
+			}
 			if err != nil {
 				return err
 			}
@@ -192,24 +202,34 @@ func percent(m instance.Migration) string {
 }
 
 func (a *app) migrationShow() *cobra.Command {
-	return &cobra.Command{
+	var history bool
+	c := &cobra.Command{
 		Use: "show MIGRATION", Short: "Show one migration", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeMigrations,
-		Example: "  compute-agent migration show web1\n  compute-agent migration show web1 -o yaml",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.with(cmd.Context(), func(ctx context.Context, s *session) error {
-				m, err := s.FindMigration(ctx, args[0])
-				if err != nil {
-					return err
-				}
-				return a.show(m, func(w io.Writer) { migrationFacts(w, m) })
-			})
-		},
+		Example: "  compute-agent migration show web1\n  compute-agent migration show web1 --history\n  compute-agent migration show web1 -o yaml",
 	}
+	c.Flags().BoolVar(&history, "history", false, "its steps, and when each began")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.with(cmd.Context(), func(ctx context.Context, s *session) error {
+			m, err := s.FindMigration(ctx, args[0])
+			if err != nil && (!history || instance.CheckUUID("", args[0]) != nil) {
+				return err
+			}
+			if !history {
+				return a.show(m, func(w io.Writer) { migrationFacts(w, m, a.called(m.Instance)) })
+			}
+			steps, err := migrationSteps(ctx, s, cmp.Or(m.UUID, args[0]))
+			if err != nil {
+				return err
+			}
+			return a.show(steps, func(w io.Writer) { stepTable(w, steps) })
+		})
+	}
+	return c
 }
 
-func migrationFacts(w io.Writer, m instance.Migration) {
+func migrationFacts(w io.Writer, m instance.Migration, of string) {
 	pairs := []string{
-		"Migration", m.UUID, "Instance", m.Instance, "From", m.Source, "To", m.Dest, "Status", string(m.Status), "Phase", m.Phase, "Mode", string(m.Mode), "Policy", m.Policy,
+		"Migration", m.UUID, "Instance", of, "From", m.Source, "To", m.Dest, "Status", string(m.Status), "Phase", m.Phase, "Mode", string(m.Mode), "Policy", m.Policy,
 		"Fault", text(m.Fault), "Done", percent(m),
 	}
 	if p := m.Progress; !m.Status.Ended() {
@@ -253,12 +273,23 @@ func milliseconds(n int64) string {
 func (a *app) migrationWatch() *cobra.Command {
 	return &cobra.Command{
 		Use: "watch MIGRATION", Short: "Show how a migration goes until it has ended", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeMigrations,
-		Long:    "Show how a migration goes until it has ended. The exit code tells how: 0 completed, 8 cancelled, else what was in the way.",
+		Long: "Show how a migration goes until it has ended. Of an instance the newest one is meant, also one that its host has\n" +
+			"accepted and not begun. The exit code tells how it ended: 0 completed, 8 cancelled, else what was in the way.",
 		Example: "  compute-agent migration watch web1",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), func(ctx context.Context, s *session) error {
 				m, err := s.FindMigration(ctx, args[0])
-				if err != nil {
+				if err != nil && !errors.Is(err, fault.NotFound) {
+					return err
+				}
+				if err == nil && (m.UUID == args[0] || !m.Status.Ended()) {
+					return a.watchMigration(ctx, s, m, args[0])
+				}
+				t, pending := s.PendingMigration(ctx, args[0])
+				switch {
+				case pending == nil:
+					return a.followMigration(ctx, s, t, &waiting{wait: true}, args[0])
+				case err != nil:
 					return err
 				}
 				return a.watchMigration(ctx, s, m, args[0])

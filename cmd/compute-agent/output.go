@@ -32,6 +32,23 @@ func (a *app) show(v any, table func(w io.Writer)) error {
 	return err
 }
 
+// line writes v as one line of JSON, or as one document of YAML: for what comes bit by bit.
+func (a *app) line(v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return fault.WrapAs(fault.Internal, err, "encode", "")
+	}
+	if a.output == outputYAML {
+		if raw, err = toYAML(raw); err != nil {
+			return err
+		}
+		_, err = a.out.Write(append([]byte("---\n"), raw...))
+		return err
+	}
+	_, err = a.out.Write(append(raw, '\n'))
+	return err
+}
+
 // encode writes v as JSON or YAML with the names that the wire has.
 func (a *app) encode(w io.Writer, v any) error {
 	raw, err := json.MarshalIndent(v, "", "  ")

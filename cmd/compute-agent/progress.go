@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
@@ -30,7 +31,7 @@ const figuresWidth = 52
 func (a *app) followMigration(ctx context.Context, s *session, t *controller.Task, w *waiting, name string) (err error) {
 	defer func() { err = errors.Join(err, t.Close()) }()
 	if w.none() {
-		return a.stored(t)
+		return a.accepted(ctx, t)
 	}
 	if err := t.Accepted(ctx); err != nil {
 		return whileMigrating(ctx, err, name)
@@ -118,8 +119,11 @@ type progress struct {
 	app  *app
 	name string
 
+	// The newest state. The thread that draws reads it while mu is held by one that
+	// waits for that very thread.
+	m atomic.Pointer[instance.Migration]
+
 	mu      sync.Mutex
-	m       instance.Migration
 	bars    *mpb.Progress // nil: lines
 	bar     *mpb.Bar
 	printed string
@@ -130,16 +134,17 @@ func (a *app) newProgress(name string) *progress { return &progress{app: a, name
 
 // last is the newest state that was seen.
 func (p *progress) last() instance.Migration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.m
+	if m := p.m.Load(); m != nil {
+		return *m
+	}
+	return instance.Migration{}
 }
 
 // update shows a new state.
 func (p *progress) update(m instance.Migration) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.m = m
+	p.m.Store(&m)
 	switch {
 	case p.app.output != outputTable:
 		return nil
@@ -159,8 +164,8 @@ func (p *progress) drawLocked() {
 			mpb.PrependDecorators(decor.Name(p.name+"  "), decor.Any(p.step, decor.WC{W: 14, C: decor.DindentRight})),
 			mpb.AppendDecorators(decor.Any(p.figures, decor.WC{W: figuresWidth, C: decor.DindentRight})))
 	}
-	done := int64(p.m.Progress.Percent)
-	if p.m.Status == instance.MigrationCompleted {
+	done := int64(p.last().Progress.Percent)
+	if p.last().Status == instance.MigrationCompleted {
 		done = 100
 	}
 	p.bar.SetCurrent(done)
@@ -172,8 +177,9 @@ func (p *progress) figures(decor.Statistics) string { return figures(p.last()) }
 
 // lineLocked prints a line when something changed, at most one a second; the end always.
 func (p *progress) lineLocked() error {
-	line := fmt.Sprintf("%-13s  %s", p.m.Status, figures(p.m))
-	if line == p.printed || !p.m.Status.Ended() && time.Since(p.at) < lineEvery {
+	m := p.last()
+	line := fmt.Sprintf("%-13s  %s", m.Status, figures(m))
+	if line == p.printed || !m.Status.Ended() && time.Since(p.at) < lineEvery {
 		return nil
 	}
 	p.printed, p.at = line, time.Now()

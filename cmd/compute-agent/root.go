@@ -59,7 +59,7 @@ func (a *app) tree() *cobra.Command {
 	)
 	add(root, groupUse, a.hostCommand(), a.instanceCommand(), a.migrationCommand())
 	add(root, groupRaw, a.callCommand(), a.castCommand(), a.eventsCommand())
-	add(root, groupHost, a.runCommand(), a.configCommand(), a.natsSetupCommand(), a.versionCommand())
+	add(root, groupHost, a.runCommand(), a.configCommand(), a.natsSetupCommand(), a.natsPermissionsCommand(), a.versionCommand())
 	root.AddCommand(&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: exitCodesHelp})
 	root.SetHelpCommandGroupID(groupHost)
 	root.SetCompletionCommandGroupID(groupHost)

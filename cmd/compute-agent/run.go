@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -98,7 +99,7 @@ func openBus(ctx context.Context, c config.Config) (dialer, func() error, error)
 	if err != nil {
 		return nil, nil, err
 	}
-	cfg.InProcess = server
+	cfg.InProcess, cfg.AutoSetup = server, true
 	return dialAs(cfg, c.RPC.StartWait), func() error { server.Shutdown(); return nil }, nil
 }
 
@@ -107,7 +108,7 @@ func dialAs(cfg rpc.Config, patience time.Duration) dialer {
 	return func(ctx context.Context, host string) (rpc.Transport, error) {
 		own := cfg
 		own.Name = host
-		own.InboxPrefix = "_INBOX_" + rpc.EscapeHost(host)
+		own.InboxPrefix = rpc.InboxOf(host)
 		log := logkit.From(ctx)
 		own.OnError = func(err error) { log.Warn("the bus reports", logkit.Err(err)) }
 		ctx, cancel := context.WithTimeout(ctx, patience)
@@ -132,8 +133,17 @@ func busConfig(r config.RPC, urls []string) rpc.Config {
 		URLs: urls, Prefix: r.Prefix, CredsFile: r.Credentials, NKeyFile: r.NKey,
 		TLSCAFile: r.TLSCA, TLSCertFile: r.TLSCert, TLSKeyFile: r.TLSKey,
 		ConnectTimeout: r.ConnectTimeout, CallTimeout: r.CallTimeout, AckWait: r.AckWait,
-		MaxAge: r.CastsMaxAge, EventsMaxAge: r.EventsMaxAge, Replicas: r.Replicas, AutoSetup: true,
+		MaxAge: r.CastsMaxAge, EventsMaxAge: r.EventsMaxAge, Replicas: r.Replicas,
+		AutoSetup: !identified(r, urls),
 	}
+}
+
+// identified reports whether somebody logs in. A host's credential has no right to
+// make streams, and must not need it; where nobody is asked who they are, an agent
+// makes what is missing itself.
+func identified(r config.RPC, urls []string) bool {
+	return r.Credentials != "" || r.NKey != "" || r.TLSCert != "" ||
+		slices.ContainsFunc(urls, func(u string) bool { return strings.Contains(u, "@") })
 }
 
 // startLibvirt starts the agent of this machine.

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,7 +15,9 @@ import (
 	"github.com/compute-agent/compute-agent/internal/config"
 	"github.com/compute-agent/compute-agent/pkg/controller/controllertest"
 	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 )
 
 const (
@@ -54,8 +58,9 @@ func rigOf(ts *testscript.TestScript) *rig {
 	return r
 }
 
-// runScript is the program itself. INTERRUPT=50ms in the environment is a Ctrl-C
-// after so long, TERMINAL=1 a terminal, NATS=away a bus that can't be reached.
+// runScript is the program itself. INTERRUPT='50ms 1s' in the environment is a Ctrl-C
+// after so long and one more, TERMINAL=1 a terminal, ASKS=1 a person at it, NATS=away
+// a bus that can't be reached.
 func runScript(ts *testscript.TestScript, neg bool, args []string) {
 	r := rigOf(ts)
 	environ := []string{}
@@ -74,6 +79,7 @@ func runScript(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	a := newApp(strings.NewReader(ts.Getenv("STDIN")), ts.Stdout(), ts.Stderr(), environ)
 	a.terminal = ts.Getenv("TERMINAL") != ""
+	a.asks = ts.Getenv("ASKS") != ""
 	a.dial = func(context.Context, config.RPC) (rpc.Transport, error) {
 		if ts.Getenv("NATS") == "away" {
 			return nil, fault.New(fault.Unavailable, "", "", "connection refused")
@@ -86,12 +92,20 @@ func runScript(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ctx := context.Background()
 	if after := ts.Getenv("INTERRUPT"); after != "" {
-		d, err := time.ParseDuration(after)
-		ts.Check(err)
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)
-		timer := time.AfterFunc(d, cancel)
-		defer timer.Stop()
+		defer cancel()
+		signals := make(chan os.Signal, 2)
+		a.interrupts = func() (<-chan os.Signal, func()) { return signals, func() {} }
+		for field := range strings.FieldsSeq(after) {
+			d, err := time.ParseDuration(field)
+			ts.Check(err)
+			timer := time.AfterFunc(d, func() {
+				cancel()
+				signals <- os.Interrupt
+			})
+			defer timer.Stop()
+		}
 	}
 	r.code = a.execute(ctx, args)
 	if neg == (r.code == exitOK) {
@@ -113,14 +127,38 @@ func steer(t *testing.T, ts *testscript.TestScript, args []string) {
 	case "step": // of a migration
 		d, err := time.ParseDuration(args[1])
 		ts.Check(err)
-		r.fleet.Step = d
+		r.fleet.SetStep(d)
+	case "off": // an instance
+		r.fleet.Set(t, args[1], instance.VMStopped)
+	case "broken": // migrations to a host fail
+		r.fleet.Break(args[1], fault.New(fault.Internal, "live_migration", "", args[2]))
+	case "busy": // DEST is busy so many times
+		n, err := strconv.Atoi(args[2])
+		ts.Check(err)
+		r.fleet.Judge(busy(args[1], n))
 	case "down":
 		r.fleet.Report(t, args[1], time.Now().Add(-5*time.Minute))
 	case "add":
-		r.fleet.Add(t, args[1], args[2], web2)
+		id := web2
+		if len(args) > 3 {
+			id = args[3]
+		}
+		r.fleet.Add(t, args[1], args[2], id)
 	case "refuse": // METHOD KIND MESSAGE HINT
 		r.fleet.Refuse(args[1], fault.New(fault.Kind(args[2]), args[1], "", args[3]).WithHint("%s", args[4]).WithDetail("reasons", []any{"no room", "no bridge br7"}))
 	default:
 		ts.Fatalf("fleet %s?", args[0])
+	}
+}
+
+// busy says of a destination that it is busy, n times.
+func busy(dest string, n int) func(string, rpc.Message) *fault.Error {
+	var left atomic.Int64
+	left.Store(int64(n))
+	return func(_ string, m rpc.Message) *fault.Error {
+		if m.Method != api.CheckMigrateSource || !strings.Contains(string(m.Args), `"dest":"`+dest+`"`) || left.Add(-1) < 0 {
+			return nil
+		}
+		return fault.New(fault.Busy, "live_migration", dest, "all 2 inbound migration slots are taken").WithDetail("retry_after_seconds", 1)
 	}
 }

@@ -19,7 +19,7 @@ type waiting struct{ wait, noWait bool }
 func (a *app) waitFlags(c *cobra.Command) *waiting {
 	w := &waiting{}
 	c.Flags().BoolVar(&w.wait, "wait", true, "follow the task to its end and fail when it fails")
-	c.Flags().BoolVar(&w.noWait, "no-wait", false, "print the request id and return as soon as the request is stored")
+	c.Flags().BoolVar(&w.noWait, "no-wait", false, "print the request id and return as soon as the host has accepted it; with --force, as soon as it is stored")
 	c.Flags().BoolVar(&a.force, "force", false, "send it also to a host that is down or that nobody knows; it waits in the stream")
 	c.MarkFlagsMutuallyExclusive("wait", "no-wait")
 	return w
@@ -31,7 +31,7 @@ func (w *waiting) none() bool { return w.noWait || !w.wait }
 func (a *app) carryOut(ctx context.Context, t *controller.Task, w *waiting, done string) (err error) {
 	defer func() { err = errors.Join(err, t.Close()) }()
 	if w.none() {
-		return a.stored(t)
+		return a.accepted(ctx, t)
 	}
 	begun := time.Now()
 	event, err := t.Wait(ctx)
@@ -50,8 +50,14 @@ func (a *app) ended(event api.TaskEvent, line string) error {
 	return err
 }
 
-// stored is the answer of --no-wait.
-func (a *app) stored(t *controller.Task) error {
+// accepted is --no-wait: what the host refuses is an error, what it takes is the request
+// id. With --force the host may be away for long, and it is enough that the request is stored.
+func (a *app) accepted(ctx context.Context, t *controller.Task) error {
+	if !a.force {
+		if err := t.Accepted(ctx); err != nil {
+			return whileWaiting(ctx, err, t)
+		}
+	}
 	if a.output == outputTable {
 		_, err := fmt.Fprintln(a.out, t.RequestID())
 		return err

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/green"
@@ -28,13 +29,16 @@ type Config struct {
 	AckWait           time.Duration // the stream's redelivery time; 5 s
 	CastDefaultExpiry time.Duration // of casts that do not say; 24 h
 	TaskRetention     time.Duration // how long ended tasks and migrations are remembered; 24 h
-	JournalTimeout    time.Duration // one write that must not be lost; 30 s
+	JournalTimeout    time.Duration // one write that must not be lost, before it is said and tried again; 30 s
+	LookTimeout       time.Duration // the look at an instance when its task ends; 10 s
 	PublishTimeout    time.Duration // one event or view entry; 5 s
 	CleanupTimeout    time.Duration // removing what a failed build left; 120 s
 	ViewInterval      time.Duration // between two rounds of view writing; 200 ms
 	RetryFirst        time.Duration // first pause after the bus or the journal failed; 100 ms
 	RetryLimit        time.Duration // and the longest; 5 s
 	MaxAcceptedTasks  int           // accepted and not ended; above it reading pauses; 10,000
+	TasksKept         int           // ended tasks that are remembered at most; 100,000
+	MigrationsKept    int           // and ended migrations; 10,000
 	RepairWorkers     int           // instances repaired at the same time; 8
 
 	Inventory inventory.Config
@@ -56,17 +60,21 @@ func (c Config) withDefaults() Config {
 	d(&c.CastDefaultExpiry, 24*time.Hour)
 	d(&c.TaskRetention, 24*time.Hour)
 	d(&c.JournalTimeout, 30*time.Second)
+	d(&c.LookTimeout, 10*time.Second)
 	d(&c.PublishTimeout, 5*time.Second)
 	d(&c.CleanupTimeout, 120*time.Second)
 	d(&c.ViewInterval, 200*time.Millisecond)
 	d(&c.RetryFirst, 100*time.Millisecond)
 	d(&c.RetryLimit, 5*time.Second)
-	if c.MaxAcceptedTasks <= 0 {
-		c.MaxAcceptedTasks = 10_000
+	n := func(v *int, def int) {
+		if *v <= 0 {
+			*v = def
+		}
 	}
-	if c.RepairWorkers <= 0 {
-		c.RepairWorkers = 8
-	}
+	n(&c.MaxAcceptedTasks, 10_000)
+	n(&c.TasksKept, 100_000)
+	n(&c.MigrationsKept, 10_000)
+	n(&c.RepairWorkers, 8)
 	c.Inventory = c.Inventory.WithDefaults()
 	c.Migration.Host = c.Host
 	return c
@@ -83,7 +91,8 @@ type Agent struct {
 	ledger    *ledger
 	views     *viewSet
 	progress  *progressBoard
-	lanes     *lanes
+	lanes     *lanes // instances
+	asides    *lanes // what is told: it waits for no instance, but keeps its order
 	waiters   waiters
 	machine   machine
 	looks     green.KeyedQueue[string, virt.Event] // domains to look at
@@ -95,6 +104,7 @@ type Agent struct {
 
 	base    context.Context //nolint:containedctx // the context of everything the agent runs; ended by Stop
 	cancel  context.CancelCauseFunc
+	spawned sync.WaitGroup
 	started time.Time
 	close   []func() error // undone in reverse by Stop
 }
@@ -112,10 +122,10 @@ type Ports struct {
 func New(cfg Config, p Ports) *Agent {
 	a := &Agent{
 		cfg: cfg.withDefaults(), hv: p.Hypervisor, bus: p.Bus, net: p.Network, store: p.Store,
-		views: newViewSet(), lanes: newLanes(), endpoints: endpoints(), machine: machine{seen: make(chan struct{})},
+		views: newViewSet(), lanes: newLanes(), asides: newLanes(), endpoints: endpoints(), machine: machine{seen: make(chan struct{})},
 	}
 	a.progress = &progressBoard{views: a.views}
-	a.ledger = newLedger(a.cfg.Host, p.Store, a.views)
+	a.ledger = newLedger(a.cfg.Host, a.cfg.TasksKept, p.Store, a.views)
 	o := owner{a}
 	a.source = migration.NewSource(a.cfg.Migration, migration.SourcePorts{
 		Hypervisor: p.Hypervisor, Peer: peer{a}, Plugger: p.Network, Journal: o, Owner: o, Reporter: o,

@@ -26,12 +26,14 @@ again under the same UUID, or deleted.
 func (a *Agent) build(ctx context.Context, j *job) (outcome, error) {
 	inst := j.inst
 	if err := a.fits(ctx, inst); err != nil {
-		j.refused = !j.resumed
+		j.refused = j.fresh
 		return outcome{}, err
 	}
 	if err := a.raise(ctx, inst); err != nil {
-		a.raze(context.WithoutCancel(ctx), inst)
-		return outcome{}, err
+		if a.stopping(ctx, err) { // the next start goes on with what is there
+			return outcome{}, err
+		}
+		return outcome{}, errors.Join(err, a.raze(context.WithoutCancel(ctx), inst))
 	}
 	return outcome{
 		event:  "built",

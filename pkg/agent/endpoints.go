@@ -14,6 +14,7 @@ type endpoint struct {
 	op       Op                 // for admission
 	holds    instance.TaskState // set while verb runs
 	newcomer bool               // the instance need not be known here
+	leaver   bool               // nor when the task is taken up again: it may have left
 	read     func(*Agent, context.Context, any) (any, error)
 	verb     func(*Agent, context.Context, *job) (outcome, error)
 	now      func(*Agent, context.Context, *job) (outcome, error) // carried out at admission
@@ -31,7 +32,7 @@ func endpoints() map[string]endpoint {
 		api.UnpauseInstance:     {op: OpFreeze, holds: instance.TaskUnpausing, verb: (*Agent).unpause},
 		api.SuspendInstance:     {op: OpFreeze, holds: instance.TaskSuspending, verb: (*Agent).suspend},
 		api.ResumeInstance:      {op: OpFreeze, holds: instance.TaskResuming, verb: (*Agent).resume},
-		api.LiveMigration:       {op: OpMigrate, holds: instance.TaskMigrating, verb: (*Agent).migrate},
+		api.LiveMigration:       {op: OpMigrate, holds: instance.TaskMigrating, leaver: true, verb: (*Agent).migrate},
 
 		api.LiveMigrationAbort:         {op: OpSteer, now: (*Agent).abortMigration},
 		api.LiveMigrationForceComplete: {op: OpSteer, now: (*Agent).forceMigration},
@@ -95,18 +96,27 @@ func subjectOf(args any) (instanceID, migrationID string) {
 		return v.Instance, v.Migration
 	case *api.MigrationRefArgs:
 		return v.Instance, v.Migration
+	case *api.ExternalEventArgs:
+		return sharedInstance(v.Events), ""
 	default:
 		return "", ""
 	}
 }
 
-// opOf refines the table's operation by the arguments.
-func opOf(t Task) Op {
-	op := endpointOps[t.Method]
-	args, err := decode(t.Method, t.Args)
-	if err != nil {
-		return op
+// sharedInstance is the instance that all events are about, empty if there are several.
+func sharedInstance(events []api.ExternalEvent) string {
+	id := ""
+	for i, e := range events {
+		if i > 0 && e.Instance != id {
+			return ""
+		}
+		id = e.Instance
 	}
+	return id
+}
+
+// opOf refines the table's operation by the arguments.
+func (e endpoint) opOf(args any) Op {
 	switch v := args.(type) {
 	case *api.StopArgs:
 		if !v.Clean() {
@@ -117,14 +127,5 @@ func opOf(t Task) Op {
 			return OpRebootHard
 		}
 	}
-	return op
+	return e.op
 }
-
-// endpointOps is the op column of the table, by method.
-var endpointOps = func() map[string]Op {
-	ops := map[string]Op{}
-	for method, e := range endpoints() {
-		ops[method] = e.op
-	}
-	return ops
-}()

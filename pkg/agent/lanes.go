@@ -3,181 +3,328 @@ package agent
 import (
 	"context"
 	"errors"
-	"sort"
+	"slices"
 	"sync"
 
+	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
 // errTakenOver ends a running task because a stronger one was asked for.
 var errTakenOver = errors.New("another request took over")
 
-// lanes gives each instance its turn: tasks of one instance run one after the
-// other in the order of the stream, tasks of different instances side by side.
-// The queue is green's; the journal holds what waits; this is its copy in memory.
-//
-// mu guards waiting and running. open is closed when tasks may begin.
+/*
+lanes gives each instance its turn: tasks of one instance run one after the
+other in the order of the stream, tasks of different instances side by side.
+The queue is green's; the journal holds what waits; this is its copy in memory.
+
+A task's way through its lane:
+
+	add ──▶ waiting ──(its gate is open)──▶ running ──▶ out
+	           └── withdraw ──▶ out
+
+What is added while the gate is shut waits until that gate opens, for casts that
+belong before it may still come; what was added before goes on.
+
+mu guards everything below it.
+*/
 type lanes struct {
 	queue green.KeyedQueue[string, struct{}]
-	open  chan struct{}
 
-	mu      sync.Mutex
-	once    sync.Once
-	waiting map[string][]Task
-	running map[string]*turn
-	total   int
-	drained chan struct{} // closed and replaced when total falls
+	mu    sync.Mutex
+	gate  chan struct{} // closed when what waits for it may begin; nil: the gate is open
+	by    map[string]*lane
+	total int
+	freed chan struct{} // closed when total falls; nil while nobody waits for that
+}
+
+// lane is one instance that has tasks.
+type lane struct {
+	running *turn
+	waiting []entry
+	missed  *virt.Event // came while the running task held the instance
+}
+
+// entry is a task that waits for its turn.
+type entry struct {
+	task Task
+	op   Op
+	gate <-chan struct{}
 }
 
 // turn is the task that has the lane.
 type turn struct {
-	task   Task
-	op     Op
-	cancel context.CancelCauseFunc
+	entry
+	overtaken bool // what takes over from it waits already
+	over      bool // its end is in the journal: it holds the instance no more
+	cancel    context.CancelCauseFunc
 }
 
-func newLanes() *lanes {
-	return &lanes{
-		open: make(chan struct{}), waiting: map[string][]Task{}, running: map[string]*turn{}, drained: make(chan struct{}),
+func newLanes() *lanes { return &lanes{by: map[string]*lane{}} }
+
+// shut makes the tasks that are added from now on wait until the gate that it gives
+// is released.
+func (l *lanes) shut() (gate chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gate = make(chan struct{})
+	return l.gate
+}
+
+// shutGate gives the gate that is shut, nil for none.
+func (l *lanes) shutGate() chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.gate
+}
+
+// release lets the tasks of a gate begin; a second time it does nothing.
+func (l *lanes) release(gate chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.gate == gate {
+		l.gate = nil
+	}
+	select {
+	case <-gate:
+	default:
+		close(gate)
 	}
 }
 
-// release lets tasks begin; until then they only gather, in order.
-func (l *lanes) release() { l.once.Do(func() { close(l.open) }) }
-
-// add puts a task into its instance's lane, by its place in the stream; calls,
-// which have none, go by the order of acceptance.
-func (l *lanes) add(t Task) {
+// add puts a task into a lane.
+func (l *lanes) add(key string, t Task, op Op) {
 	l.mu.Lock()
-	w := append(l.waiting[t.Instance], t)
-	sort.SliceStable(w, func(i, j int) bool { return before(w[i], w[j]) })
-	l.waiting[t.Instance] = w
+	n := l.by[key]
+	if n == nil {
+		n = &lane{}
+		l.by[key] = n
+	}
+	n.waiting = slices.Insert(n.waiting, n.place(t), entry{task: t, op: op, gate: l.gate})
 	l.total++
 	l.mu.Unlock()
-	l.queue.Add(t.Instance, 0, struct{}{})
+	l.queue.Add(key, 0, struct{}{})
 }
 
-func before(a, b Task) bool {
-	if a.Sequence != 0 && b.Sequence != 0 {
-		return a.Sequence < b.Sequence
+// place is where a task belongs among those that wait: a cast before the casts that
+// the stream has after it, anything else last. A task that an earlier run of the
+// agent has begun keeps its place at the head.
+func (n *lane) place(t Task) int {
+	if t.Sequence == 0 {
+		return len(n.waiting)
 	}
-	return a.Order < b.Order
+	for i, w := range n.waiting {
+		if w.task.Sequence > t.Sequence && w.task.State == api.TaskAccepted {
+			return i
+		}
+	}
+	return len(n.waiting)
 }
 
-// run serves the lanes until ctx ends; each instance with work has a green thread.
-func (l *lanes) run(ctx context.Context, handle func(context.Context, Task)) error {
-	return l.queue.Run(ctx, 0, func(ctx context.Context, id string, _ struct{}) error {
-		select {
-		case <-l.open:
-		case <-ctx.Done():
-			return nil
-		}
-		for ctx.Err() == nil {
-			tctx, t, ok := l.next(ctx, id)
-			if !ok {
+// run serves the lanes until ctx ends; each lane with work has a green thread.
+// missed is told what noteMissed kept of a lane, after the task that was in the way.
+func (l *lanes) run(ctx context.Context, handle func(context.Context, *turn), missed func(virt.Event)) error {
+	return l.queue.Run(ctx, 0, func(ctx context.Context, key string, _ struct{}) error {
+		for {
+			tctx, t, gate := l.next(ctx, key)
+			switch {
+			case t != nil:
+				if e := l.serve(tctx, key, t, handle); e != nil {
+					missed(*e)
+				}
+			case gate == nil:
 				return nil
+			default:
+				select {
+				case <-gate:
+				case <-ctx.Done():
+					return nil
+				}
 			}
-			handle(tctx, t)
-			l.end(id)
 		}
-		return nil
 	})
 }
 
-// next gives the lane to its oldest task.
-func (l *lanes) next(ctx context.Context, id string) (context.Context, Task, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	w := l.waiting[id]
-	if len(w) == 0 {
-		delete(l.waiting, id)
-		return nil, Task{}, false
-	}
-	t := w[0]
-	l.waiting[id] = w[1:]
-	tctx, cancel := context.WithCancelCause(ctx)
-	l.running[id] = &turn{task: t, op: opOf(t), cancel: cancel}
-	return tctx, t, true
+// serve hands one turn to the handler. The lane goes on whatever becomes of it.
+func (l *lanes) serve(ctx context.Context, key string, t *turn, handle func(context.Context, *turn)) (missed *virt.Event) {
+	defer func() { missed = l.end(key) }()
+	handle(ctx, t)
+	return nil
 }
 
-func (l *lanes) end(id string) {
+// next gives the lane to its first task, or tells which gate it waits for. Both
+// nil: nothing waits, or ctx has ended.
+func (l *lanes) next(ctx context.Context, key string) (context.Context, *turn, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.running[id].cancel(nil)
-	delete(l.running, id)
+	n := l.by[key]
+	if n == nil || ctx.Err() != nil {
+		return nil, nil, nil
+	}
+	if len(n.waiting) == 0 {
+		delete(l.by, key)
+		return nil, nil, nil
+	}
+	first := n.waiting[0]
+	if first.gate != nil {
+		select {
+		case <-first.gate:
+		default:
+			return nil, nil, first.gate
+		}
+	}
+	n.waiting[0] = entry{}
+	n.waiting = n.waiting[1:]
+	n.running = &turn{entry: first, overtaken: slices.ContainsFunc(n.waiting, func(w entry) bool {
+		return Admit(first.op, w.op) == TakeOver
+	})}
+	tctx, cancel := context.WithCancelCause(ctx)
+	n.running.cancel = cancel
+	return tctx, n.running, nil
+}
+
+func (l *lanes) end(key string) (missed *virt.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.by[key]
+	n.running.cancel(nil)
+	missed, n.running, n.missed = n.missed, nil, nil
+	l.leaveLocked()
+	return missed
+}
+
+func (l *lanes) leaveLocked() {
 	l.total--
-	close(l.drained)
-	l.drained = make(chan struct{})
+	if l.freed != nil {
+		close(l.freed)
+		l.freed = nil
+	}
+}
+
+// over says that the running task has ended; its lane is free when its handler returns.
+func (l *lanes) over(key string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.by[key]; n != nil && n.running != nil {
+		n.running.over = true
+	}
+}
+
+// holder is the running task, nil once it is over.
+func (n *lane) holder() *turn {
+	if n.running == nil || n.running.over {
+		return nil
+	}
+	return n.running
 }
 
 // held tells what holds an instance: the running operation and the waiting ones.
-func (l *lanes) held(id string) (running Op, waiting []Op) {
+func (l *lanes) held(key string) (running Op, waiting []Op) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if r := l.running[id]; r != nil {
-		running = r.op
+	n := l.by[key]
+	if n == nil {
+		return OpNone, nil
 	}
-	for _, t := range l.waiting[id] {
-		waiting = append(waiting, opOf(t))
+	if t := n.holder(); t != nil {
+		running = t.op
+	}
+	for _, w := range n.waiting {
+		waiting = append(waiting, w.op)
 	}
 	return running, waiting
 }
 
 // takeOver ends the running task of an instance early.
-func (l *lanes) takeOver(id string) {
+func (l *lanes) takeOver(key string) {
 	l.mu.Lock()
-	r := l.running[id]
-	l.mu.Unlock()
-	if r != nil {
-		r.cancel(errTakenOver)
+	defer l.mu.Unlock()
+	if n := l.by[key]; n != nil && n.holder() != nil {
+		n.running.cancel(errTakenOver)
 	}
 }
 
-// withdraw takes a waiting migration out of its lane; ok is false when none waits.
-func (l *lanes) withdraw(id, migrationID string) (Task, bool) {
+// withdraw takes a migration that has not begun out of its lane; ok is false when
+// none waits.
+func (l *lanes) withdraw(key, migrationID string) (Task, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i, t := range l.waiting[id] {
-		if t.Method == api.LiveMigration && (migrationID == "" || t.Migration == migrationID) {
-			l.waiting[id] = append(l.waiting[id][:i:i], l.waiting[id][i+1:]...)
-			l.total--
-			return t, true
+	n := l.by[key]
+	if n == nil {
+		return Task{}, false
+	}
+	for i, w := range n.waiting {
+		if w.migrates(migrationID) && w.task.State == api.TaskAccepted {
+			n.waiting = slices.Delete(n.waiting, i, i+1)
+			l.leaveLocked()
+			return w.task, true
 		}
 	}
 	return Task{}, false
+}
+
+// migrates reports whether an entry is that migration; an empty id means any.
+func (e entry) migrates(migrationID string) bool {
+	return e.op == OpMigrate && (migrationID == "" || e.task.Migration == migrationID)
+}
+
+// migrating reports whether that migration has the lane or is to have it again.
+func (l *lanes) migrating(key, migrationID string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.by[key]
+	if n == nil {
+		return false
+	}
+	if t := n.holder(); t != nil && t.migrates(migrationID) {
+		return true
+	}
+	return slices.ContainsFunc(n.waiting, func(w entry) bool { return w.migrates(migrationID) })
+}
+
+// noteMissed keeps an event of an instance that a task holds until that task has
+// ended; false when none holds it.
+func (l *lanes) noteMissed(e virt.Event) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.by[e.Domain]
+	if n == nil || n.holder() == nil {
+		return false
+	}
+	n.missed = &e
+	return true
 }
 
 // busy names the instances that have a task, running or waiting.
 func (l *lanes) busy() map[string]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	out := make(map[string]bool, len(l.running))
-	for id := range l.running {
-		out[id] = true
-	}
-	for id, w := range l.waiting {
-		if len(w) > 0 {
-			out[id] = true
+	out := make(map[string]bool, len(l.by))
+	for key, n := range l.by {
+		if n.holder() != nil || len(n.waiting) > 0 {
+			out[key] = true
 		}
 	}
 	return out
 }
 
-// room waits until fewer than max tasks are accepted and not ended.
-func (l *lanes) room(ctx context.Context, max int) (waited bool, err error) {
-	for {
-		l.mu.Lock()
-		full, change := l.total >= max, l.drained
-		l.mu.Unlock()
-		if !full {
-			return waited, nil
-		}
-		waited = true
-		select {
-		case <-change:
-		case <-ctx.Done():
-			return waited, context.Cause(ctx)
-		}
+// free tells how many tasks may still be accepted; at none, freed is closed when
+// that has changed.
+func (l *lanes) free(limit int) (n int, freed <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.total < limit {
+		return limit - l.total, nil
 	}
+	if l.freed == nil {
+		l.freed = make(chan struct{})
+	}
+	return 0, l.freed
+}
+
+// takenOver is how a task ends that had to give way.
+func takenOver(t Task) error {
+	return fault.WrapAs(fault.Cancelled, errTakenOver, t.Method, t.Instance)
 }

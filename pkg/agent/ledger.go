@@ -1,7 +1,11 @@
 package agent
 
 import (
+	"cmp"
 	"context"
+	"iter"
+	"maps"
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -10,7 +14,6 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/migration"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
-	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 	"github.com/compute-agent/compute-agent/pkg/state"
 )
 
@@ -19,6 +22,7 @@ import (
 var (
 	instanceTable  = state.Table[instance.Instance]{Name: "instances", Version: 1}
 	taskTable      = state.Table[Task]{Name: "tasks", Version: 1}
+	endedTable     = state.Table[string]{Name: "ended", Version: 1} // ids of ended tasks, by the time of their end
 	migrationTable = state.Table[migration.Record]{Name: "migrations", Version: 1}
 	settingTable   = state.Table[setting]{Name: "settings", Version: 1}
 )
@@ -34,27 +38,32 @@ const hostSetting = "host"
 // ledger is the only writer of the journal. It keeps a copy of the records for
 // readers and tells what changed to those who publish.
 //
-// mu guards the maps. They are brought up to date by the journal's writer, commit
-// by commit, before anybody is answered; visible says up to which place of the
-// outbox that has happened, so that no event is told before a reader can see what
-// it tells of.
+// mu guards what is below it. It is brought up to date by the journal's writer,
+// commit by commit, before anybody is answered and before an event of that commit
+// is let out, so that nothing is told before a reader can see it.
 type ledger struct {
 	host  string
 	store *state.Store
-	views *viewSet      // marked when a record changes
-	wake  chan struct{} // the outbox has something
+	views *viewSet // marked when a record changes
+	out   *outbox  // given the events of each commit
+	order atomic.Uint64
+	ended atomic.Int64  // tasks that have ended and are remembered
+	full  chan struct{} // has room for one; filled when there are more of them than keep
+	keep  int
 
-	visible   atomic.Uint64
 	mu        sync.RWMutex
 	instances map[string]instance.Instance
-	records   map[string]migration.Record // by recordKey
+	records   map[string]migration.Record    // by recordKey
+	byGuest   map[string]map[string]struct{} // keys of records, by instance
+	open      map[string]struct{}            // keys of records that wait for something
 	setting   setting
 }
 
-func newLedger(host string, store *state.Store, views *viewSet) *ledger {
+func newLedger(host string, keep int, store *state.Store, views *viewSet) *ledger {
 	return &ledger{
-		host: host, store: store, views: views, wake: make(chan struct{}, 1),
+		host: host, store: store, views: views, out: newOutbox(), full: make(chan struct{}, 1), keep: keep,
 		instances: map[string]instance.Instance{}, records: map[string]migration.Record{},
+		byGuest: map[string]map[string]struct{}{}, open: map[string]struct{}{},
 	}
 }
 
@@ -68,36 +77,61 @@ func (l *ledger) load() (open []Task, bad []error, err error) {
 		}
 		records, bad2 := migrationTable.Values(tx)
 		for _, r := range records {
-			l.records[recordKey(r)] = r
+			l.keepRecordLocked(r)
 		}
-		tasks, bad3 := taskTable.Values(tx)
-		for _, t := range tasks {
-			if !t.State.Ended() {
+		bad = append(bad1, bad2...)
+		for _, r := range taskTable.All(tx) {
+			switch t := r.Value; {
+			case r.Err != nil:
+				bad = append(bad, r.Err)
+			case t.State.Ended():
+				l.ended.Add(1)
+			default:
 				open = append(open, t)
 			}
+			l.order.Store(max(l.order.Load(), r.Value.Order))
 		}
 		set, _, err := settingTable.Get(tx, hostSetting)
 		l.setting = set
-		l.visible.Store(state.LastEvent(tx))
-		bad = append(append(bad1, bad2...), bad3...)
+		l.out.begin(state.LastEvent(tx))
 		return err
 	})
-	sort.Slice(open, func(i, j int) bool { return open[i].Order < open[j].Order })
+	slices.SortFunc(open, func(a, b Task) int { return cmp.Compare(a.Order, b.Order) })
 	return open, bad, err
 }
 
 func recordKey(r migration.Record) string { return string(r.Role) + "/" + r.Migration.UUID }
 
-// change is one transaction being written. Its methods are called inside commit.
-type change struct {
-	tx     *state.Tx
-	host   string
-	now    time.Time
-	puts   []instance.Instance
-	drops  []string
-	recs   []migration.Record
-	set    *setting
-	events uint64 // place of the last event in the outbox; 0: none
+// waits reports whether a record holds its instance: it has not ended, or its
+// outcome is unknown.
+func waits(r migration.Record) bool {
+	return !r.Ended() || r.Migration.Status == instance.MigrationError
+}
+
+func (l *ledger) keepRecordLocked(r migration.Record) {
+	key := recordKey(r)
+	l.records[key] = r
+	guest := l.byGuest[r.Migration.Instance]
+	if guest == nil {
+		guest = map[string]struct{}{}
+		l.byGuest[r.Migration.Instance] = guest
+	}
+	guest[key] = struct{}{}
+	if waits(r) {
+		l.open[key] = struct{}{}
+	} else {
+		delete(l.open, key)
+	}
+}
+
+func (l *ledger) dropRecordLocked(key string) {
+	id := l.records[key].Migration.Instance
+	delete(l.records, key)
+	delete(l.open, key)
+	delete(l.byGuest[id], key)
+	if len(l.byGuest[id]) == 0 {
+		delete(l.byGuest, id)
+	}
 }
 
 // commit runs fn as one journal update. When it returns nil the change is on disk
@@ -105,7 +139,7 @@ type change struct {
 // change alone.
 func (l *ledger) commit(ctx context.Context, fn func(*change) error) error {
 	return l.store.Update(ctx, func(tx *state.Tx) error {
-		c := &change{tx: tx, host: l.host, now: time.Now().UTC()}
+		c := &change{ledger: l, tx: tx, host: l.host, now: time.Now().UTC()}
 		if err := fn(c); err != nil {
 			return err
 		}
@@ -125,7 +159,10 @@ func (l *ledger) apply(c *change) {
 		delete(l.instances, id)
 	}
 	for _, r := range c.recs {
-		l.records[recordKey(r)] = r
+		l.keepRecordLocked(r)
+	}
+	for _, key := range c.forgotten {
+		l.dropRecordLocked(key)
 	}
 	if c.set != nil {
 		l.setting = *c.set
@@ -140,90 +177,36 @@ func (l *ledger) apply(c *change) {
 	for _, r := range c.recs {
 		l.views.mark(rpc.Migrations, r.Migration.UUID)
 	}
-	if c.events == 0 {
-		return
+	for _, fn := range c.then {
+		fn()
 	}
-	l.visible.Store(c.events)
-	select {
-	case l.wake <- struct{}{}:
-	default:
+	l.out.add(c.events)
+	if c.ended != 0 && l.ended.Add(int64(c.ended)) > int64(l.keep) {
+		signal(l.full)
 	}
 }
 
-// putInstance writes an instance's record, with its time of change.
-func (c *change) putInstance(i instance.Instance) error {
-	i.UpdatedAt = c.now
-	c.puts = append(c.puts, i)
-	return instanceTable.Put(c.tx, i.UUID, i)
-}
-
-// instance reads a record as this transaction sees it.
-func (c *change) instance(id string) (instance.Instance, bool, error) {
-	return instanceTable.Get(c.tx, id)
-}
-
-// dropInstance removes a record.
-func (c *change) dropInstance(id string) error {
-	c.drops = append(c.drops, id)
-	return instanceTable.Delete(c.tx, id)
-}
-
-// putRecord writes a migration's record.
-func (c *change) putRecord(r migration.Record) error {
-	c.recs = append(c.recs, r)
-	return migrationTable.Put(c.tx, recordKey(r), r)
-}
-
-// putTask writes a task and, for a cast, the event of its state.
-func (c *change) putTask(t Task) error {
-	if t.Order == 0 {
-		n, err := taskTable.NextSequence(c.tx)
-		if err != nil {
-			return err
-		}
-		t.Order = n
-	}
-	if err := taskTable.Put(c.tx, t.ID, t); err != nil {
-		return err
-	}
-	if t.Style != api.Cast {
-		return nil
-	}
-	return c.event(state.OutEvent{Kind: api.EventTask, ID: t.ID, MsgID: t.ID + "/" + string(t.State), Instance: t.Instance}, t.event(c.host, c.now))
-}
-
-// putSetting writes the host's switch.
-func (c *change) putSetting(s setting) error {
-	c.set = &s
-	return settingTable.Put(c.tx, hostSetting, s)
-}
-
-// event puts an event with that body into the outbox.
-func (c *change) event(e state.OutEvent, body any) error {
-	raw, err := rpc.JSON(body)
-	if err != nil {
-		return err
-	}
-	e.MsgID, e.Body = c.host+"/"+e.MsgID, raw
-	c.events, err = state.AppendEvent(c.tx, e)
-	return err
-}
-
-// instanceEvent tells what happened to an instance.
-func (c *change) instanceEvent(i instance.Instance, name, detail, requestID string) error {
-	return c.event(state.OutEvent{Kind: api.EventInstance, ID: i.UUID, MsgID: instance.NewUUID(), Instance: i.UUID}, api.InstanceEvent{
-		Instance: i.UUID, Host: c.host, Event: name, Detail: detail, VMState: i.VMState,
-		PowerState: i.PowerState, TaskState: i.TaskState, RequestID: requestID, At: c.now,
-	})
-}
-
-// task reads a task by its request id.
-func (l *ledger) task(id string) (t Task, ok bool, err error) {
+// tasks reads the tasks that are known among ids, and those that can't be read.
+func (l *ledger) tasks(ids []string) (known map[string]Task, unread map[string]error, err error) {
 	err = l.store.View(func(tx *state.Tx) error {
-		t, ok, err = taskTable.Get(tx, id)
-		return err
+		for _, id := range ids {
+			t, ok, err := taskTable.Get(tx, id)
+			switch {
+			case err != nil:
+				if unread == nil {
+					unread = map[string]error{}
+				}
+				unread[id] = err
+			case ok:
+				if known == nil {
+					known = map[string]Task{}
+				}
+				known[id] = t
+			}
+		}
+		return nil
 	})
-	return t, ok, err
+	return known, unread, err
 }
 
 // instance gives the record as last committed.
@@ -236,25 +219,71 @@ func (l *ledger) instance(id string) (instance.Instance, bool) {
 
 // all gives every record, by UUID.
 func (l *ledger) all() []instance.Instance {
-	l.mu.RLock()
-	out := make([]instance.Instance, 0, len(l.instances))
-	for _, i := range l.instances {
-		out = append(out, i)
-	}
-	l.mu.RUnlock()
+	out := l.instancesNow()
 	sort.Slice(out, func(i, j int) bool { return out[i].UUID < out[j].UUID })
 	return out
+}
+
+// specs walks over what instances and claims of guests to come take of the host,
+// the instance without left out. It copies no table: with thousands of instances
+// each build asks.
+func (l *ledger) specs(without string) iter.Seq[instance.Spec] {
+	return func(yield func(instance.Spec) bool) {
+		l.mu.RLock()
+		defer l.mu.RUnlock()
+		for id, i := range l.instances {
+			if id != without && !yield(i.Spec) {
+				return
+			}
+		}
+		for key := range l.open {
+			if r := l.records[key]; claims(r) && r.Migration.Instance != without && !yield(r.Instance.Spec) {
+				return
+			}
+		}
+	}
+}
+
+// instancesNow gives every record, in no order.
+func (l *ledger) instancesNow() []instance.Instance {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return slices.AppendSeq(make([]instance.Instance, 0, len(l.instances)), maps.Values(l.instances))
+}
+
+// count tells how many records there are.
+func (l *ledger) count() int {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return len(l.instances)
 }
 
 // migrations gives every migration record that is kept, oldest first.
 func (l *ledger) migrations() []migration.Record {
 	l.mu.RLock()
-	out := make([]migration.Record, 0, len(l.records))
-	for _, r := range l.records {
-		out = append(out, r)
-	}
+	out := slices.AppendSeq(make([]migration.Record, 0, len(l.records)), maps.Values(l.records))
 	l.mu.RUnlock()
 	sort.Slice(out, func(i, j int) bool { return out[i].Migration.StartedAt.Before(out[j].Migration.StartedAt) })
+	return out
+}
+
+// openMigrations gives the records that hold their instance, in no order.
+func (l *ledger) openMigrations() []migration.Record {
+	return l.recordsOf(func() map[string]struct{} { return l.open })
+}
+
+// migrationsOf gives the records that are kept of one instance, in no order.
+func (l *ledger) migrationsOf(id string) []migration.Record {
+	return l.recordsOf(func() map[string]struct{} { return l.byGuest[id] })
+}
+
+func (l *ledger) recordsOf(keys func() map[string]struct{}) []migration.Record {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	var out []migration.Record
+	for key := range keys() {
+		out = append(out, l.records[key])
+	}
 	return out
 }
 
@@ -271,53 +300,4 @@ func (l *ledger) switched() setting {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	return l.setting
-}
-
-// pruneBefore removes tasks and migrations that ended before t, at most max of
-// each, and tells how many went.
-func (l *ledger) pruneBefore(ctx context.Context, t time.Time, max int) (int, error) {
-	var tasks, records []string
-	err := l.store.View(func(tx *state.Tx) error {
-		for key, r := range taskTable.All(tx) {
-			if r.Err == nil && r.Value.State.Ended() && r.Value.EndedAt.Before(t) && len(tasks) < max {
-				tasks = append(tasks, key)
-			}
-		}
-		for key, r := range migrationTable.All(tx) {
-			if r.Err == nil && r.Value.Migration.Status.Ended() && r.Value.Migration.EndedAt.Before(t) && len(records) < max {
-				records = append(records, key)
-			}
-		}
-		return nil
-	})
-	if err != nil || len(tasks)+len(records) == 0 {
-		return 0, err
-	}
-	err = l.store.Update(ctx, func(tx *state.Tx) error {
-		for _, key := range tasks {
-			if err := taskTable.Delete(tx, key); err != nil {
-				return err
-			}
-		}
-		for _, key := range records {
-			if err := migrationTable.Delete(tx, key); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return 0, err
-	}
-	l.mu.Lock()
-	var gone []string
-	for _, key := range records {
-		gone = append(gone, l.records[key].Migration.UUID)
-		delete(l.records, key)
-	}
-	l.mu.Unlock()
-	for _, id := range gone {
-		l.views.mark(rpc.Migrations, id)
-	}
-	return len(tasks) + len(records), nil
 }

@@ -7,9 +7,11 @@ import (
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
 	"github.com/compute-agent/compute-agent/internal/version"
+	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/migration"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
+	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
 /*
@@ -68,18 +70,78 @@ func (a *Agent) open(ctx context.Context) error {
 		return err
 	}
 	a.close = append(a.close, reader.Close)
-	a.defers(a.bus.OnState(func(connected bool) {
-		if connected {
-			green.SpawnN(a.base, a.refreshViews)
+	first := a.lanes.shut()
+	a.takeUp(tasks)
+	a.views.renew()
+	n, err := reader.Unacked(ctx) // before reading: what is read now is not missing
+	missing := n > 0 || err != nil && !errors.Is(err, fault.NotFound)
+	a.onReconnect(reader)
+	a.spawn(func(ctx context.Context) {
+		if missing {
+			a.gather(ctx, reader)
 		}
-	}))
-	green.SpawnN(a.base, a.refreshViews)
-	for _, t := range tasks {
-		a.takeUp(t)
-	}
-	green.SpawnN(a.base, func(ctx context.Context) error { return a.openLanes(ctx, reader) })
+		a.awaitInventory(ctx)
+		a.lanes.release(first)
+	})
 	a.thread(func(ctx context.Context) error { return a.readCasts(ctx, reader) })
 	return nil
+}
+
+// takeUp brings the tasks of an earlier run back to where they were.
+func (a *Agent) takeUp(tasks []Task) {
+	for _, t := range tasks {
+		e := a.endpoints[t.Method] // none after a downgrade: its lane ends it
+		op := e.op
+		if args, err := decode(t.Method, t.Args); err == nil {
+			op = e.opOf(args)
+		}
+		if e.now != nil {
+			a.atOnce(t, op)
+		} else {
+			a.lanes.add(t.Instance, t, op)
+		}
+	}
+}
+
+// onReconnect renews the views after the bus was away, and holds the casts that come
+// from then on back until their order is sure. What was accepted before goes on.
+func (a *Agent) onReconnect(reader rpc.CastReader) {
+	a.defers(a.bus.OnState(func(connected bool) {
+		if !connected {
+			a.lanes.shut()
+			return
+		}
+		a.views.renew()
+		if gate := a.lanes.shutGate(); gate != nil {
+			a.spawn(func(ctx context.Context) {
+				a.gather(ctx, reader)
+				a.lanes.release(gate)
+			})
+		}
+	}))
+}
+
+// awaitInventory waits until the hypervisor was seen, at most StartWait.
+func (a *Agent) awaitInventory(ctx context.Context) {
+	wait, cancel := context.WithTimeout(ctx, a.cfg.StartWait)
+	defer cancel()
+	select {
+	case <-a.machine.seen:
+	case <-wait.Done():
+		if ctx.Err() == nil {
+			logkit.From(ctx).Warn("no inventory of the hypervisor yet; tasks begin without it")
+		}
+	}
+}
+
+// spawn runs fn beside everything else; Stop waits for it.
+func (a *Agent) spawn(fn func(context.Context)) {
+	a.spawned.Add(1)
+	green.SpawnN(a.base, func(ctx context.Context) error {
+		defer a.spawned.Done()
+		fn(ctx)
+		return nil
+	})
 }
 
 // defers notes what Stop undoes.
@@ -109,40 +171,20 @@ func (a *Agent) threads() {
 	a.thread(a.net.Run)
 	a.thread(func(ctx context.Context) error { return a.looks.Run(ctx, a.cfg.RepairWorkers, a.look) })
 	a.thread(a.housekeep)
+	a.thread(a.forget)
+	a.serveLanes(a.lanes, true)
+	a.serveLanes(a.asides, false)
+}
+
+// serveLanes carries out the tasks of lanes; held says that they hold their instance.
+func (a *Agent) serveLanes(l *lanes, held bool) {
 	a.thread(func(ctx context.Context) error {
-		return a.lanes.run(ctx, func(ctx context.Context, t Task) { a.carryOut(ctx, t, true) })
+		return l.run(ctx, func(ctx context.Context, t *turn) { a.carryTurn(ctx, t, held) },
+			func(e virt.Event) { a.looks.Add(e.Domain, 0, e) })
 	})
 }
 
-// takeUp brings a task of an earlier run back into its lane, or carries it out
-// when it belongs to no lane.
-func (a *Agent) takeUp(t Task) {
-	if a.endpoints[t.Method].now != nil {
-		green.SpawnN(a.base, func(ctx context.Context) error { a.carryOut(ctx, t, false); return nil })
-		return
-	}
-	a.lanes.add(t)
-}
-
-// openLanes lets tasks begin once their order is sure and the hypervisor was seen.
-func (a *Agent) openLanes(ctx context.Context, reader rpc.CastReader) error {
-	defer a.lanes.release()
-	if err := a.gather(ctx, reader); err != nil && ctx.Err() == nil {
-		logkit.From(ctx).Warn("cannot tell whether casts are missing", logkit.Err(err))
-	}
-	wait, cancel := context.WithTimeout(ctx, a.cfg.StartWait)
-	defer cancel()
-	select {
-	case <-a.machine.seen:
-	case <-wait.Done():
-		if ctx.Err() == nil {
-			logkit.From(ctx).Warn("no inventory of the hypervisor yet; tasks begin without it")
-		}
-	}
-	return nil
-}
-
-// housekeep is the slow beat: an inventory, and forgetting what is old.
+// housekeep is the slow beat: an inventory, and the views anew.
 func (a *Agent) housekeep(ctx context.Context) error {
 	loop := green.NewFixedIntervalLoopingCall[struct{}](func(ctx context.Context) error {
 		if _, connected, _ := a.machine.get(); connected {
@@ -150,12 +192,7 @@ func (a *Agent) housekeep(ctx context.Context) error {
 				logkit.From(ctx).Warn("no inventory", logkit.Err(err))
 			}
 		}
-		n, err := a.ledger.pruneBefore(ctx, time.Now().Add(-a.cfg.TaskRetention), a.cfg.MaxAcceptedTasks)
-		if err != nil && ctx.Err() == nil {
-			logkit.From(ctx).Warn("old tasks were not removed", logkit.Err(err))
-		} else if n > 0 {
-			logkit.From(ctx).Debug("old tasks and migrations were forgotten", logkit.Key("count").Of(n))
-		}
+		a.views.renew() // somebody may have spoilt them
 		return nil
 	})
 	if err := loop.Start(ctx, a.cfg.ReconcileInterval, green.InitialDelay(a.cfg.ReconcileInterval)); err != nil {
@@ -179,7 +216,7 @@ func (a *Agent) Status() string {
 	if connected {
 		hypervisor = "hypervisor connected"
 	}
-	s := hypervisor + ", " + plural(len(a.ledger.all()), "instance")
+	s := hypervisor + ", " + plural(a.ledger.count(), "instance")
 	if len(problems) > 0 {
 		s += ", " + plural(len(problems), "problem")
 	}
@@ -193,9 +230,18 @@ func (a *Agent) Stop(ctx context.Context) error {
 		return nil
 	}
 	a.cancel(migration.ErrStopping)
-	err := a.shut()
+	err := errors.Join(a.shut(), a.settle())
 	a.source.Close()
 	logkit.From(ctx).Info("stopped")
+	return err
+}
+
+// settle waits until what was spawned has noticed the stop.
+func (a *Agent) settle() error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.base), a.cfg.StopTimeout)
+	defer cancel()
+	t := green.Spawn(ctx, func(context.Context) (struct{}, error) { a.spawned.Wait(); return struct{}{}, nil })
+	_, err := t.Wait(ctx)
 	return err
 }
 

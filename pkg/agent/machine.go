@@ -80,7 +80,7 @@ var eventNames = map[virt.EventKind]string{
 // guest went off by itself, crashed, was paused by somebody else.
 func (a *Agent) restate(ctx context.Context, id string, e virt.Event) error {
 	inst, known := a.ledger.instance(id)
-	if !known || inst.TaskState != instance.TaskNone || a.lanes.busy()[id] {
+	if !known || a.lanes.noteMissed(e) || inst.TaskState != instance.TaskNone {
 		return nil
 	}
 	power, seen := a.power(ctx, id)
@@ -92,9 +92,9 @@ func (a *Agent) restate(ctx context.Context, id string, e virt.Event) error {
 		return nil
 	}
 	return a.ledger.commit(ctx, func(c *change) error {
-		now, known, err := c.instance(id)
-		if err != nil || !known || now.TaskState != instance.TaskNone {
-			return err
+		now, known := c.instance(id)
+		if !known || now.TaskState != instance.TaskNone {
+			return nil
 		}
 		now.PowerState = power
 		if now.VMState != instance.VMError && now.VMState != instance.VMBuilding {
@@ -143,6 +143,7 @@ func (a *Agent) reconcile(ctx context.Context) error {
 	}
 	a.machine.once.Do(func() { close(a.machine.seen) })
 	a.views.mark(rpc.Hosts, "")
+	a.showNow(ctx, rpc.Hosts, "")
 	green.SpawnN(ctx, func(ctx context.Context) error { a.review(ctx); return nil })
 	logkit.From(ctx).Info("inventory taken", logkit.Key("instances").Of(len(repairs)),
 		logkit.Key("foreign").Of(foreign), logkit.Key("problems").Of(len(problems)))
@@ -152,10 +153,8 @@ func (a *Agent) reconcile(ctx context.Context) error {
 // heldIDs names the instances that a task, a migration or a claim holds.
 func (a *Agent) heldIDs() map[string]bool {
 	held := a.lanes.busy()
-	for _, r := range a.ledger.migrations() {
-		if !r.Ended() || r.Migration.Status == instance.MigrationError {
-			held[r.Migration.Instance] = true
-		}
+	for _, r := range a.ledger.openMigrations() {
+		held[r.Migration.Instance] = true
 	}
 	return held
 }
@@ -174,7 +173,7 @@ func (a *Agent) repair(ctx context.Context, r reconcile.Repair) {
 		return
 	case reconcile.Restate:
 		log.Info("the record follows the hypervisor", logkit.Key("reason").Of(r.Reason))
-		err = a.restate(ctx, r.Instance, virt.Event{Kind: eventOf(r.VMState), Reason: "reconciled"})
+		err = a.restate(ctx, r.Instance, virt.Event{Kind: eventOf(r.VMState), Domain: r.Instance, Reason: "reconciled"})
 	case reconcile.Missing:
 		log.Warn("the instance has no domain", logkit.Key("reason").Of(r.Reason))
 		err = a.markMissing(ctx, r)
@@ -206,9 +205,9 @@ func eventOf(s instance.VMState) virt.EventKind {
 
 func (a *Agent) markMissing(ctx context.Context, r reconcile.Repair) error {
 	return a.ledger.commit(ctx, func(c *change) error {
-		inst, known, err := c.instance(r.Instance)
-		if err != nil || !known || inst.TaskState != instance.TaskNone {
-			return err
+		inst, known := c.instance(r.Instance)
+		if !known || inst.TaskState != instance.TaskNone {
+			return nil
 		}
 		inst.VMState, inst.PowerState = instance.VMError, instance.PowerPending
 		inst.Fault = fault.New(fault.NotFound, "reconcile", inst.UUID, r.Reason).

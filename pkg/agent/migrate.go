@@ -2,8 +2,11 @@ package agent
 
 import (
 	"context"
+	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/green"
+	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/migration"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 )
@@ -16,7 +19,12 @@ func (a *Agent) migrate(ctx context.Context, j *job) (outcome, error) {
 		return outcome{}, err
 	}
 	rec, known := a.ledger.record(migration.RoleSource, j.task.Migration)
-	if !known {
+	switch {
+	case known && rec.Migration.RequestID != j.task.ID:
+		return outcome{}, a.lawfulMigration(j.task, &args, j.inst)
+	case known && rec.Ended(): // the agent stopped between its end and the task's
+		return outcome{result: api.MigrationResult{Migration: rec.Migration}}, endOf(rec.Migration)
+	case !known:
 		request := args
 		request.Migration = j.task.Migration
 		rec = migration.NewRecord(j.inst, request, a.cfg.Host, j.task.ID)
@@ -25,10 +33,19 @@ func (a *Agent) migrate(ctx context.Context, j *job) (outcome, error) {
 		}
 	}
 	m, err := a.source.Run(ctx, rec)
-	if err != nil {
-		return outcome{result: api.MigrationResult{Migration: m}}, err
+	return outcome{result: api.MigrationResult{Migration: m}}, err
+}
+
+// endOf is the error with which an ended migration ended.
+func endOf(m instance.Migration) error {
+	switch {
+	case m.Status == instance.MigrationCompleted:
+		return nil
+	case m.Fault != nil:
+		return m.Fault
+	default:
+		return fault.Newf(fault.Internal, api.LiveMigration, m.UUID, "the migration ended as %s", m.Status)
 	}
-	return outcome{result: api.MigrationResult{Migration: m}}, nil
 }
 
 // abortMigration is live_migration_abort, carried out at admission. A migration
@@ -38,17 +55,35 @@ func (a *Agent) abortMigration(ctx context.Context, j *job) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	if t, ok := a.lanes.withdraw(args.Instance, args.Migration); ok {
-		cause := fault.New(fault.Cancelled, api.LiveMigration, t.Instance, "aborted on request before it began")
-		done, err := a.end(ctx, &job{task: t}, outcome{}, cause)
-		if err != nil {
-			a.lanes.add(t)
-			return outcome{}, err
-		}
-		a.ended(done)
-		return outcome{}, nil
+	t, waits := a.lanes.withdraw(args.Instance, args.Migration)
+	if !waits {
+		return outcome{}, a.abort(ctx, args.Instance, args.Migration)
 	}
-	return outcome{}, a.source.Abort(ctx, args.Instance, args.Migration)
+	cause := fault.New(fault.Cancelled, api.LiveMigration, t.Instance, "aborted on request before it began")
+	done, err := a.end(ctx, &job{task: t}, outcome{}, cause)
+	if err != nil {
+		return outcome{}, err // the agent stops, and finds both at its next start
+	}
+	a.ended(done)
+	return outcome{}, nil
+}
+
+// abortBeat is how often abort looks for a migration that is about to begin.
+const abortBeat = 10 * time.Millisecond
+
+// abort ends a migration that has begun. One that has its lane, or is to have it
+// again after the agent's start, and is not yet known to its conductor, is waited for.
+func (a *Agent) abort(ctx context.Context, id, migrationID string) error {
+	for {
+		begins := a.lanes.migrating(id, migrationID)
+		err := a.source.Abort(ctx, id, migrationID)
+		if !begins || !isGone(err) {
+			return err
+		}
+		if err := green.Sleep(ctx, abortBeat); err != nil {
+			return err
+		}
+	}
 }
 
 // forceMigration is live_migration_force_complete, carried out at admission.

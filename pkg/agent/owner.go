@@ -70,10 +70,7 @@ func (o owner) Unclaim(ctx context.Context, r migration.Record) error { return o
 func (o owner) Own(ctx context.Context, r migration.Record) error {
 	power, seen := o.a.power(ctx, r.Migration.Instance)
 	err := o.a.ledger.commit(ctx, func(c *change) error {
-		inst, known, err := c.instance(r.Migration.Instance)
-		if err != nil {
-			return err
-		}
+		inst, known := c.instance(r.Migration.Instance)
 		if known && inst.Generation >= r.Migration.Generation {
 			return o.save(c, r) // it was owned before
 		}
@@ -103,10 +100,7 @@ func (o owner) Own(ctx context.Context, r migration.Record) error {
 // source forgets it. A record of a higher generation is a guest that came back: it stays.
 func (o owner) Disown(ctx context.Context, r migration.Record) error {
 	return o.a.ledger.commit(ctx, func(c *change) error {
-		inst, known, err := c.instance(r.Migration.Instance)
-		if err != nil {
-			return err
-		}
+		inst, known := c.instance(r.Migration.Instance)
 		if known && inst.Generation < r.Migration.Generation {
 			if err := c.dropInstance(inst.UUID); err != nil {
 				return err
@@ -121,23 +115,16 @@ func (o owner) Disown(ctx context.Context, r migration.Record) error {
 
 // claimOf gives the open claim of a guest that is to come here.
 func (a *Agent) claimOf(id string) (migration.Record, bool) {
-	for _, r := range a.ledger.migrations() {
-		if r.Role == migration.RoleDest && r.Migration.Instance == id && !r.Ended() && !r.Committed {
+	for _, r := range a.ledger.migrationsOf(id) {
+		if claims(r) {
 			return r, true
 		}
 	}
 	return migration.Record{}, false
 }
 
-// claims gives the specs of all guests that are to come.
-func (a *Agent) claims() []instance.Spec {
-	var specs []instance.Spec
-	for _, r := range a.ledger.migrations() {
-		if r.Role == migration.RoleDest && !r.Ended() && !r.Committed {
-			specs = append(specs, r.Instance.Spec)
-		}
-	}
-	return specs
+func claims(r migration.Record) bool {
+	return r.Role == migration.RoleDest && !r.Ended() && !r.Committed
 }
 
 // Report implements [migration.Reporter]: progress goes to the view, at most as

@@ -3,8 +3,11 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
@@ -48,9 +51,8 @@ func (p peer) ask(ctx context.Context, host, method string, args, result any) er
 	if err != nil {
 		return err
 	}
-	reply, err := p.a.bus.Call(ctx, host, rpc.Message{
-		Method: method, RequestID: instance.NewUUID(), Version: api.Version, Args: body,
-	})
+	m := rpc.Message{Method: method, RequestID: instance.NewUUID(), Version: api.Version, Args: body}
+	reply, err := p.persist(ctx, host, m)
 	if err != nil {
 		return fault.Wrap(err, method, host)
 	}
@@ -61,4 +63,20 @@ func (p peer) ask(ctx context.Context, host, method string, args, result any) er
 		return fault.New(fault.Internal, method, host, "the answer can't be read").Because(err)
 	}
 	return nil
+}
+
+// peerGrace is how long a peer may be out of reach, as both are while they look for
+// another server of the bus. All that is asked of peers may be asked twice.
+const peerGrace = 5 * time.Second
+
+// persist asks until somebody answers or peerGrace is over; its last error says why
+// nobody did.
+func (p peer) persist(ctx context.Context, host string, m rpc.Message) (reply []byte, err error) {
+	began := time.Now()
+	for pause := p.a.cfg.RetryFirst; ; pause = min(2*pause, time.Second) {
+		reply, err = p.a.bus.Call(ctx, host, m)
+		if err == nil || !errors.Is(err, fault.Unavailable) || time.Since(began) > peerGrace || green.Sleep(ctx, pause) != nil {
+			return reply, err
+		}
+	}
 }

@@ -2,15 +2,19 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"runtime/debug"
 	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
 	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/migration"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/state"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
@@ -18,81 +22,163 @@ import (
 // that it has its instance's lane. When the agent stops meanwhile, the task stays
 // running in the journal and is taken up at the next start.
 func (a *Agent) carryOut(ctx context.Context, t Task, held bool) {
-	ctx = logkit.With(ctx, logkit.RequestID.Of(t.ID), logkit.Instance.Of(t.Instance), logkit.Task.Of(t.Method))
+	a.carryTurn(ctx, &turn{entry: entry{task: t}, cancel: func(error) {}}, held)
+}
+
+func (a *Agent) carryTurn(ctx context.Context, t *turn, held bool) {
+	ctx = logkit.With(ctx, logkit.RequestID.Of(t.task.ID), logkit.Instance.Of(t.task.Instance), logkit.Task.Of(t.task.Method))
 	log := logkit.From(ctx)
 	started := time.Now()
-	j, err := a.begin(ctx, t, held)
+	j := &job{task: t.task, held: held, resumed: t.task.State == api.TaskRunning}
 	var out outcome
-	if err == nil {
-		out, err = a.act(ctx, j)
-	}
+	err := guarded(ctx, t.task.Method, func() (err error) {
+		if err = a.begin(ctx, j, t); err == nil {
+			out, err = a.act(ctx, j)
+		}
+		return err
+	})
 	if a.stopping(ctx, err) {
 		log.Info("the agent stops; the task goes on after its next start")
 		return
 	}
-	done, jerr := a.end(context.WithoutCancel(ctx), j, out, err)
+	if err != nil && errors.Is(context.Cause(ctx), errTakenOver) {
+		err = takenOver(j.task)
+	}
+	done, jerr := a.end(ctx, j, out, err)
 	switch {
-	case jerr != nil: // the journal is away: the task is taken up at the next start
+	case jerr != nil: // the journal is away for good: the task is taken up at the next start
 		log.Error("the end of a task can't be journaled; it is taken up at the next start", logkit.Err(jerr))
-	case err != nil:
-		log.Error("task failed", logkit.Took.Of(time.Since(started)), logkit.Err(err))
-		a.ended(done)
+		return
+	case done.Error != nil:
+		log.Error("task failed", logkit.Took.Of(time.Since(started)), logkit.Err(done.Error))
 	default:
 		log.Info("task done", logkit.Took.Of(time.Since(started)))
-		a.ended(done)
 	}
+	a.ended(done)
 }
 
 // stopping tells an end by the agent's stop from one of the task's own.
 func (a *Agent) stopping(ctx context.Context, err error) bool {
-	return err != nil && errors.Is(context.Cause(ctx), migration.ErrStopping)
+	return err != nil && (errors.Is(context.Cause(ctx), migration.ErrStopping) || errors.Is(err, state.ErrClosed))
 }
 
-// begin journals that the task runs and that the instance is held by it.
-func (a *Agent) begin(ctx context.Context, t Task, held bool) (*job, error) {
-	j := &job{task: t, resumed: t.State == api.TaskRunning}
-	args, err := decode(t.Method, t.Args)
-	if err != nil {
-		return j, err
-	}
-	j.args = args
-	e := a.endpoints[t.Method]
-	if e.op == OpRebootSoft && !j.resumed {
-		j.task.DomainID = -1 // off, or not known: any number that runs later is a new start
-		if d, err := a.hv.Lookup(ctx, t.Instance); err == nil {
-			j.task.DomainID = d.ID
+// guarded runs fn and turns its panic into an error: a defect in one verb fails
+// one task, and its lane goes on.
+func guarded(ctx context.Context, method string, fn func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fault.Newf(fault.Internal, method, "", "a defect of the agent: %v", p).
+				WithHint("the agent's log has the place; please report it")
+			logkit.From(ctx).Error("a verb panicked", logkit.Err(err), logkit.Key("stack").Of(string(debug.Stack())))
 		}
+	}()
+	return fn()
+}
+
+// begin journals that the task runs and that the instance is held by it. One that
+// an earlier run has begun is in the journal already.
+func (a *Agent) begin(ctx context.Context, j *job, t *turn) error {
+	if t.overtaken && !j.resumed {
+		return takenOver(j.task)
 	}
-	j.task.State = api.TaskRunning
-	return j, a.ledger.commit(ctx, func(c *change) error {
-		inst, known, err := c.instance(t.Instance)
-		if err != nil {
+	e, err := a.route(j.task.Method, j.task.Style)
+	if err == nil {
+		j.args, err = decode(j.task.Method, j.task.Args)
+	}
+	if err != nil {
+		return err
+	}
+	switch {
+	case j.resumed:
+		var known bool
+		if j.inst, known = a.ledger.instance(j.task.Instance); !known && !e.newcomer && !e.leaver {
+			return a.unknownInstance(j.task.Method, j.task.Instance)
+		}
+		j.begun = true
+	case e.op == OpRebootSoft:
+		if j.task.DomainID, err = a.domainID(ctx, j.task.Instance); err != nil {
 			return err
 		}
-		if !known && !e.newcomer {
-			return a.unknownInstance(t.Method, t.Instance)
+		fallthrough
+	default:
+		j.task.State = api.TaskRunning
+		if err := a.persist(ctx, func(c *change) error { return a.hold(c, j, e) }); err != nil {
+			return err
 		}
-		if t.Method == api.BuildAndRunInstance && !j.resumed {
-			inst, known = newInstance(a.cfg.Host, args, c.now), true
+		j.begun = true
+	}
+	if t.overtaken {
+		a.overtake(ctx, t)
+	}
+	return nil
+}
+
+// overtake lets a task that was taken up give way to the one that waits behind it.
+func (a *Agent) overtake(ctx context.Context, t *turn) {
+	if t.op != OpMigrate {
+		t.cancel(errTakenOver)
+		return
+	}
+	a.spawn(func(context.Context) { a.giveWay(ctx, t.task.Instance) })
+}
+
+// domainID is the hypervisor's number of a guest before its reboot; -1: it is off.
+func (a *Agent) domainID(ctx context.Context, id string) (int, error) {
+	d, err := a.hv.Lookup(ctx, id)
+	switch {
+	case err == nil:
+		return d.ID, nil
+	case isGone(err):
+		return -1, nil
+	default:
+		return 0, err
+	}
+}
+
+// hold writes the begin of a task and of its hold on the instance.
+func (a *Agent) hold(c *change, j *job, e endpoint) error {
+	inst, known := c.instance(j.task.Instance)
+	if err := a.lawful(e, j.task, j.args, inst, known); err != nil {
+		return err
+	}
+	if build, ok := j.args.(*api.BuildArgs); ok {
+		old := inst
+		j.fresh = !known
+		inst, known = newInstance(a.cfg.Host, build.Spec, c.now), true
+		inst.Generation = max(inst.Generation, old.Generation)
+	}
+	if known && j.held && e.holds != instance.TaskNone {
+		inst.TaskState = e.holds
+		if err := c.putInstance(inst); err != nil {
+			return err
 		}
-		if known && held && e.holds != instance.TaskNone {
-			inst.TaskState = e.holds
-			if err := c.putInstance(inst); err != nil {
-				return err
-			}
-		}
-		j.inst = inst
-		return c.putTask(j.task)
+	}
+	j.inst = inst
+	return c.putTask(j.task)
+}
+
+// persist commits what must not be lost: while the journal can't be written it is
+// tried again, until ctx ends.
+func (a *Agent) persist(ctx context.Context, fn func(*change) error) error {
+	err := a.ledger.commit(ctx, fn)
+	if !errors.Is(err, state.ErrCommit) {
+		return err
+	}
+	retry := green.Retry{
+		Max: -1, First: a.cfg.RetryFirst, Limit: a.cfg.RetryLimit,
+		Retryable: func(err error) bool { return errors.Is(err, state.ErrCommit) },
+		OnRetry: func(_ int, err error, sleep time.Duration) {
+			logkit.From(ctx).Error("the journal can't be written, trying again", logkit.Err(err), logkit.Key("pause").Of(sleep))
+		},
+	}
+	_, err = green.RetryCall(ctx, retry, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, a.ledger.commit(ctx, fn)
 	})
+	return err
 }
 
 // newInstance is the first record of an instance.
-func newInstance(host string, args any, now time.Time) instance.Instance {
-	build, ok := args.(*api.BuildArgs)
-	if !ok {
-		return instance.Instance{}
-	}
-	spec := build.Spec
+func newInstance(host string, spec instance.Spec, now time.Time) instance.Instance {
 	inst := instance.Instance{
 		UUID: spec.UUID, Name: spec.Name, Host: host, Generation: 1, VMState: instance.VMBuilding,
 		PowerState: instance.PowerPending, Spec: spec, CreatedAt: now,
@@ -106,47 +192,74 @@ func newInstance(host string, args any, now time.Time) instance.Instance {
 	return inst
 }
 
-// act runs the verb; its panic is green's to catch at the lane.
+// act runs the verb.
 func (a *Agent) act(ctx context.Context, j *job) (outcome, error) {
 	e := a.endpoints[j.task.Method]
-	run := e.verb
-	if run == nil {
-		run = e.now
+	if e.verb != nil {
+		return e.verb(a, ctx, j)
 	}
-	out, err := run(a, ctx, j)
-	if err != nil && errors.Is(context.Cause(ctx), errTakenOver) {
-		err = fault.WrapAs(fault.Cancelled, errTakenOver, j.task.Method, j.task.Instance)
-	}
-	return out, err
+	return e.now(a, ctx, j)
 }
 
-// end journals the outcome: the task's state, the record, the events, as one.
+// end journals the outcome: the task's state, the record, the events, as one. It is
+// tried until it is written or the agent stops.
 func (a *Agent) end(ctx context.Context, j *job, out outcome, failed error) (Task, error) {
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.JournalTimeout)
-	defer cancel()
-	t := j.task
-	t.State, t.EndedAt = api.TaskSucceeded, time.Now().UTC()
+	ctx = context.WithoutCancel(ctx)
+	var raw json.RawMessage
+	if out.result != nil {
+		var err error
+		if raw, err = rpc.JSON(out.result); err != nil {
+			failed = errors.Join(failed, err)
+		}
+	}
+	var now observed
+	if j.begun && j.held {
+		now = a.observe(ctx, j.task.Instance)
+	}
+	t := endedTask(j.task, raw, failed)
+	over := func(c *change) error {
+		if j.held { // whoever hears of the end may ask for the next thing at once
+			c.then = append(c.then, func() { a.lanes.over(t.Instance) })
+		}
+		return c.putTask(t)
+	}
+	err := a.insist(ctx, func(c *change) error {
+		if err := a.endInstance(c, j, out, failed, now); err != nil {
+			return err
+		}
+		return over(c)
+	})
+	if err == nil || a.base.Err() != nil || errors.Is(err, state.ErrClosed) {
+		return t, err
+	}
+	t = endedTask(j.task, raw, errors.Join(failed, err)) // the record is the trouble: the task ends without it
+	return t, a.insist(ctx, over)
+}
+
+// insist is persist without an end but the agent's: then the journal has another
+// JournalTimeout.
+func (a *Agent) insist(ctx context.Context, fn func(*change) error) error {
+	for {
+		bounded, cancel := context.WithTimeout(ctx, a.cfg.JournalTimeout)
+		err := a.persist(bounded, fn)
+		late := bounded.Err() != nil
+		cancel()
+		if err == nil || !late || a.base.Err() != nil {
+			return err
+		}
+	}
+}
+
+// endedTask is a task with its outcome.
+func endedTask(t Task, result json.RawMessage, failed error) Task {
+	t.State, t.EndedAt, t.Result = api.TaskSucceeded, time.Now().UTC(), result
 	if failed != nil {
 		t.State, t.Error = api.TaskFailed, fault.Wire(fault.Wrap(failed, "", ""))
 		if t.Error.Op == "" {
 			t.Error.Op, t.Error.Subject = t.Method, t.Instance
 		}
 	}
-	if out.result != nil {
-		raw, err := rpc.JSON(out.result)
-		if err != nil {
-			return t, err
-		}
-		t.Result = raw
-	}
-	power, seen := a.power(ctx, t.Instance)
-	err := a.ledger.commit(ctx, func(c *change) error {
-		if err := a.endInstance(c, j, out, failed, observed{power, seen}); err != nil {
-			return err
-		}
-		return c.putTask(t)
-	})
-	return t, err
+	return t
 }
 
 // observed is what the hypervisor said of an instance when its task ended.
@@ -155,14 +268,22 @@ type observed struct {
 	seen  bool
 }
 
-// endInstance brings the record to its state after the task.
+func (a *Agent) observe(ctx context.Context, id string) observed {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.LookTimeout)
+	defer cancel()
+	power, seen := a.power(ctx, id)
+	return observed{power, seen}
+}
+
+// endInstance brings the record to its state after the task. A record of another
+// generation is a guest that left and came back meanwhile: it is not this task's.
 func (a *Agent) endInstance(c *change, j *job, out outcome, failed error, now observed) error {
-	if a.endpoints[j.task.Method].holds == instance.TaskNone {
+	if !j.held || !j.begun && !j.resumed {
 		return nil
 	}
-	inst, known, err := c.instance(j.task.Instance)
-	if err != nil || !known {
-		return err
+	inst, known := c.instance(j.task.Instance)
+	if !known || j.begun && inst.Generation != j.inst.Generation {
+		return nil
 	}
 	if out.remove {
 		inst.VMState, inst.TaskState, inst.PowerState = instance.VMDeleted, instance.TaskNone, instance.PowerPending

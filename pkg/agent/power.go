@@ -20,6 +20,9 @@ func (a *Agent) start(ctx context.Context, j *job) (outcome, error) {
 			return outcome{}, fault.New(fault.Conflict, j.task.Method, j.inst.UUID, "the instance is paused").
 				WithHint("compute-agent instance unpause %s", j.inst.UUID)
 		}
+		if j.resumed { // it was done before the agent stopped
+			return outcome{event: "started"}, a.net.Activate(ctx, j.inst.UUID, portsOf(j.inst))
+		}
 		return outcome{}, nil
 	}
 	if err := a.raise(ctx, j.inst); err != nil {
@@ -70,8 +73,10 @@ func (a *Agent) unpause(ctx context.Context, j *job) (outcome, error) {
 
 // suspend saves the guest's memory and stops it. Its ports stay plugged.
 func (a *Agent) suspend(ctx context.Context, j *job) (outcome, error) {
-	if err := a.hv.Save(ctx, j.inst.UUID); err != nil {
-		return outcome{}, err
+	if d, err := a.hv.Lookup(ctx, j.inst.UUID); !j.resumed || err != nil || d.Power() != instance.PowerSuspended {
+		if err := a.hv.Save(ctx, j.inst.UUID); err != nil {
+			return outcome{}, err
+		}
 	}
 	return outcome{event: "suspended", change: func(i *instance.Instance) { i.VMState = instance.VMSuspended }}, nil
 }
@@ -82,8 +87,10 @@ func (a *Agent) resume(ctx context.Context, j *job) (outcome, error) {
 	if err := a.net.Plug(ctx, j.inst.UUID, ports); err != nil {
 		return outcome{}, err
 	}
-	if err := a.hv.Restore(ctx, j.inst.UUID); err != nil {
-		return outcome{}, err
+	if d, err := a.hv.Lookup(ctx, j.inst.UUID); !j.resumed || err != nil || !d.Active() { // else it was done before the agent stopped
+		if err := a.hv.Restore(ctx, j.inst.UUID); err != nil {
+			return outcome{}, err
+		}
 	}
 	return outcome{event: "resumed"}, a.net.Activate(ctx, j.inst.UUID, ports)
 }

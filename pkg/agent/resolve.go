@@ -52,7 +52,7 @@ func (a *Agent) goOn(rec migration.Record) {
 // What has become clear goes on by itself, and so does what an earlier run of the agent
 // had settled.
 func (a *Agent) review(ctx context.Context) {
-	for _, rec := range a.ledger.migrations() {
+	for _, rec := range a.ledger.openMigrations() {
 		if rec.Role != migration.RoleSource || rec.Ended() {
 			continue
 		}
@@ -84,8 +84,8 @@ func (a *Agent) reviewOne(ctx context.Context, rec migration.Record) {
 
 // frozen refuses what would act on a guest of which nobody knows where it is.
 func (a *Agent) frozen(method, id string) error {
-	for _, r := range a.ledger.migrations() {
-		if r.Role == migration.RoleSource && r.Migration.Instance == id && r.Frozen() && !r.Ended() {
+	for _, r := range a.ledger.migrationsOf(id) {
+		if r.Role == migration.RoleSource && r.Frozen() && !r.Ended() {
 			return fault.Newf(fault.Conflict, method, id, "the outcome of migration %s to %s is unknown since %s: nothing is done to the instance",
 				r.Migration.UUID, r.Migration.Dest, r.Migration.UpdatedAt.Format(time.RFC3339)).
 				WithHint("compute-agent migration resolve %s shows the facts of both hosts and lets you decide", r.Migration.UUID)

@@ -92,18 +92,7 @@ func (a *Agent) availableResource(context.Context, any) (any, error) { return a.
 // does not stand in its own way.
 func (a *Agent) resources(without string) api.Resources {
 	facts, _, _ := a.machine.get()
-	var specs []instance.Spec
-	for _, i := range a.ledger.all() {
-		if i.UUID != without {
-			specs = append(specs, i.Spec)
-		}
-	}
-	for _, s := range a.claims() {
-		if s.UUID != without {
-			specs = append(specs, s)
-		}
-	}
-	return inventory.Count(a.cfg.Inventory, facts, specs, a.machine.foreignCount())
+	return inventory.Count(a.cfg.Inventory, facts, a.ledger.specs(without), a.machine.foreignCount())
 }
 
 // console gives the end of a guest's console.
@@ -180,8 +169,8 @@ func (a *Agent) externalEvents(ctx context.Context, j *job) (outcome, error) {
 
 // leavingTo gives the destination of an instance's running migration.
 func (a *Agent) leavingTo(id string) string {
-	for _, r := range a.ledger.migrations() {
-		if r.Role == migration.RoleSource && r.Migration.Instance == id && !r.Ended() {
+	for _, r := range a.ledger.migrationsOf(id) {
+		if r.Role == migration.RoleSource && !r.Ended() {
 			return r.Migration.Dest
 		}
 	}

@@ -76,7 +76,10 @@ type job struct {
 	task    Task
 	args    any
 	inst    instance.Instance // the record at its begin; zero when there is none
+	held    bool              // it has its instance's lane
+	begun   bool              // and its begin stands in the journal
 	resumed bool              // the agent stopped in the middle of an earlier try
+	fresh   bool              // the record was made by this task
 	refused bool              // a build that was refused before anything was made: its record goes
 }
 

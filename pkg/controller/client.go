@@ -50,7 +50,12 @@ type Options struct {
 	AcceptTimeout   time.Duration // Task.Wait and Task.Accepted give up on a cast that nobody accepts; default 60 s
 	TaskTimeout     time.Duration // Task.Wait gives up on an accepted cast; default 24 h, as long as events are kept
 	CastExpiry      time.Duration // a cast read later is refused; default 0: the agent's cast_default_expiry
+	BusPatience     time.Duration // a look into views or events is repeated so long while the bus reconnects or elects a leader; default 15 s
 	Force           bool          // cast without looking whether the host exists and reports
+
+	// Resolved is told which instance a name stood for: errors of agents speak of UUIDs,
+	// and who typed a name wants to read it.
+	Resolved func(name, uuid string)
 }
 
 func (o Options) withDefaults() Options {
@@ -63,10 +68,14 @@ func (o Options) withDefaults() Options {
 		{&o.ResendInterval, 5 * time.Second},
 		{&o.AcceptTimeout, 60 * time.Second},
 		{&o.TaskTimeout, 24 * time.Hour},
+		{&o.BusPatience, 15 * time.Second},
 	} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
+	}
+	if o.Resolved == nil {
+		o.Resolved = func(string, string) {}
 	}
 	return o
 }
@@ -104,7 +113,9 @@ func (c *Client) Call(ctx context.Context, host, method string, args, reply any)
 	if deadline, ok := ctx.Deadline(); ok {
 		m.Expires = deadline
 	}
-	body, err := c.bus.Call(ctx, host, m)
+	// one that was on its way when the connection broke is sent again: an agent runs a
+	// request id once
+	body, err := patient(ctx, c, isAway, func() ([]byte, error) { return c.bus.Call(ctx, host, m) })
 	if err != nil {
 		return c.explain(ctx, host, err)
 	}
@@ -127,6 +138,27 @@ func (c *Client) explain(ctx context.Context, host string, err error) error {
 	}
 	return err
 }
+
+// busPause is between two looks at a bus that is away.
+const busPause = 100 * time.Millisecond
+
+// patient asks again while the bus reconnects or elects a leader, up to BusPatience.
+// ask must change nothing, or be harmless when repeated.
+func patient[T any](ctx context.Context, c *Client, again func(error) bool, ask func() (T, error)) (T, error) {
+	until := time.Now().Add(c.opts.BusPatience)
+	for {
+		v, err := ask()
+		if err == nil || !again(err) || !time.Now().Before(until) || pause(ctx, busPause) != nil {
+			return v, err
+		}
+	}
+}
+
+// isAway: the connection is lost or the servers have no leader.
+func isAway(err error) bool { return errors.Is(err, rpc.ErrAway) }
+
+// isSilent is isAway, or a question to the bus itself got lost with a leader.
+func isSilent(err error) bool { return isAway(err) || errors.Is(err, fault.Timeout) }
 
 // bounded gives ctx a deadline if it has none.
 func (c *Client) bounded(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -474,3 +474,29 @@ func TestWatchInstances(t *testing.T) {
 		}
 	})
 }
+
+// A migration that is accepted is found before any view has it; one that ended is not.
+func TestPendingMigration(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		t := r.t
+		_, err := r.client.PendingMigration(t.Context(), "web1")
+		wantKind(t, "PendingMigration of none", err, fault.NotFound)
+		r.fleet.Step = time.Second
+		cast, err := r.client.LiveMigration(t.Context(), "web1", api.MigrateArgs{Dest: "node2"})
+		if err != nil || cast.Accepted(t.Context()) != nil {
+			t.Fatal(err)
+		}
+		task, err := r.client.PendingMigration(t.Context(), "web1")
+		if err != nil || task.RequestID() != cast.RequestID() || task.Migration() != cast.Migration() {
+			t.Fatalf("PendingMigration = %v, %v", task, err)
+		}
+		if _, err := task.Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := errors.Join(task.Close(), cast.Close()); err != nil {
+			t.Error(err)
+		}
+		_, err = r.client.PendingMigration(t.Context(), web1)
+		wantKind(t, "PendingMigration of one that ended", err, fault.NotFound)
+	})
+}

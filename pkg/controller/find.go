@@ -11,6 +11,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 )
 
 // list reads the entries of a view that match and decodes each. An entry that
@@ -18,14 +19,14 @@ import (
 func list[T any](ctx context.Context, c *Client, b rpc.Bucket, pattern ...string) ([]T, error) {
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
-	entries, err := c.bus.List(ctx, b, pattern)
+	entries, err := patient(ctx, c, isSilent, func() ([]rpc.Entry, error) { return c.bus.List(ctx, b, pattern) })
 	if err != nil {
 		return nil, fault.Wrap(err, "list", strings.ToLower(string(b)))
 	}
 	all := make([]T, 0, len(entries))
 	for _, e := range entries {
 		var v T
-		if decode(e.Value, &v) {
+		if decode(e.Value, &v) && writtenBy(e.Key, v) {
 			all = append(all, v)
 		}
 	}
@@ -34,6 +35,24 @@ func list[T any](ctx context.Context, c *Client, b rpc.Bucket, pattern ...string
 
 // decode reports whether an entry could be read; what can't is passed over.
 func decode(raw []byte, v any) bool { return json.Unmarshal(raw, v) == nil }
+
+// writtenBy reports whether an entry speaks of the host under whose key it stands:
+// a host's credential can write no other's, and what a server put there on
+// another's request names no host.
+func writtenBy(key []string, v any) bool {
+	if len(key) == 0 {
+		return false
+	}
+	switch v := v.(type) {
+	case api.HostView:
+		return v.Host == key[0]
+	case instance.Instance:
+		return v.Host == key[0]
+	case instance.Migration:
+		return v.Source == key[0]
+	}
+	return true
+}
 
 // Instances lists the instances of all hosts as the views show them, by name.
 func (c *Client) Instances(ctx context.Context) ([]instance.Instance, error) {
@@ -64,7 +83,11 @@ func (c *Client) FindInstance(ctx context.Context, ref string) (instance.Instanc
 	if err != nil {
 		return instance.Instance{}, err
 	}
-	return byName(ref, all)
+	i, err := byName(ref, all)
+	if err == nil {
+		c.opts.Resolved(ref, i.UUID)
+	}
+	return i, err
 }
 
 func byName(ref string, all []instance.Instance) (instance.Instance, error) {

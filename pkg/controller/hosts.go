@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -46,7 +45,7 @@ func (c *Client) Hosts(ctx context.Context) ([]Host, error) {
 func (c *Client) FindHost(ctx context.Context, name string) (Host, error) {
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
-	entry, err := c.bus.Get(ctx, rpc.Hosts, []string{name})
+	entry, err := patient(ctx, c, isSilent, func() (rpc.Entry, error) { return c.bus.Get(ctx, rpc.Hosts, []string{name}) })
 	if errors.Is(err, fault.NotFound) {
 		return Host{}, c.noHost(ctx, name)
 	}
@@ -54,8 +53,8 @@ func (c *Client) FindHost(ctx context.Context, name string) (Host, error) {
 		return Host{}, fault.Wrap(err, "find host", name)
 	}
 	var v api.HostView
-	if err := json.Unmarshal(entry.Value, &v); err != nil {
-		return Host{}, fault.WrapAs(fault.Internal, err, "find host", name)
+	if !decode(entry.Value, &v) || !writtenBy(entry.Key, v) { // not an agent's word; the next report replaces it
+		return Host{}, c.noHost(ctx, name)
 	}
 	return c.host(v), nil
 }

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
@@ -101,6 +102,59 @@ func (c *Client) inProgress(ctx context.Context, ref string) (instance.Migration
 	return instance.Migration{Instance: i.UUID, Source: i.Host}, nil
 }
 
+// lastTaskQuiet is how long the stream may be silent before its last task events are
+// all taken as read.
+const lastTaskQuiet = 500 * time.Millisecond
+
+// PendingMigration finds a live_migration of the instance that ref names which its
+// host has accepted and not ended, also before the migration is in any view. The
+// task is the caller's to close. not_found: there is none.
+func (c *Client) PendingMigration(ctx context.Context, ref string) (*Task, error) {
+	i, err := c.FindInstance(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	e, err := c.lastMigrateTask(ctx, i)
+	if err != nil {
+		return nil, err
+	}
+	t, err := c.Task(ctx, i.Host, e.RequestID)
+	if err != nil {
+		return nil, err
+	}
+	t.migration = e.Migration
+	return t, nil
+}
+
+// lastMigrateTask reads the last event of each task of the instance's host.
+func (c *Client) lastMigrateTask(ctx context.Context, i instance.Instance) (last api.TaskEvent, err error) {
+	events, err := c.bus.Events(ctx, rpc.EventFilter{Host: i.Host, Kind: api.EventTask, From: rpc.FromLast})
+	if err != nil {
+		return last, fault.Wrap(err, "read events", "")
+	}
+	defer func() { err = errors.Join(err, events.Close()) }()
+	for {
+		wait, cancel := context.WithTimeout(ctx, lastTaskQuiet)
+		raw, readErr := events.Next(wait)
+		quiet := wait.Err() != nil && ctx.Err() == nil
+		cancel()
+		switch {
+		case quiet && last.RequestID != "":
+			return last, nil
+		case quiet:
+			return last, fault.New(fault.NotFound, "", "instance "+i.UUID, "no migration of it is accepted and not ended")
+		case readErr != nil:
+			return last, fault.Wrap(readErr, "read events", "")
+		}
+		var e api.TaskEvent
+		if decode(raw.Body, &e) && e.Method == api.LiveMigration && e.Instance == i.UUID {
+			if last = e; e.State.Ended() {
+				last = api.TaskEvent{}
+			}
+		}
+	}
+}
+
 // ShowMigration asks the source of a migration for it; ref as in FindMigration.
 func (c *Client) ShowMigration(ctx context.Context, ref string) (instance.Migration, error) {
 	m, err := c.FindMigration(ctx, ref)
@@ -126,9 +180,9 @@ var errStop = errors.New("seen enough")
 // the present one first, until it has ended (nil), fn gives an error (that one) or
 // ctx ends. A migration that does not exist yet is waited for.
 func (c *Client) WatchMigration(ctx context.Context, uuid string, fn func(instance.Migration) error) error {
-	err := c.bus.Watch(ctx, rpc.Migrations, []string{"*", uuid}, func(e rpc.Entry) error {
+	err := c.watch(ctx, rpc.Migrations, []string{"*", uuid}, func(e rpc.Entry) error {
 		var m instance.Migration
-		if e.Deleted || !decode(e.Value, &m) {
+		if e.Deleted || !decode(e.Value, &m) || !writtenBy(e.Key, m) {
 			return nil
 		}
 		if err := fn(m); err != nil {
@@ -145,17 +199,26 @@ func (c *Client) WatchMigration(ctx context.Context, uuid string, fn func(instan
 	return err
 }
 
+// watch begins a watch, patiently; once it runs it mends itself.
+func (c *Client) watch(ctx context.Context, b rpc.Bucket, pattern []string, fn func(rpc.Entry) error) error {
+	began := false
+	_, err := patient(ctx, c, func(err error) bool { return !began && isSilent(err) }, func() (struct{}, error) {
+		return struct{}{}, c.bus.Watch(ctx, b, pattern, func(e rpc.Entry) error { began = true; return fn(e) })
+	})
+	return err
+}
+
 // WatchInstances calls fn with each record that a host publishes in the view, those
 // that are there first, until fn gives an error (that one) or ctx ends (its cause).
 // gone: the host has no such instance any more, and only UUID and Host are set.
 // host and uuid may be "*".
 func (c *Client) WatchInstances(ctx context.Context, host, uuid string, fn func(i instance.Instance, gone bool) error) error {
-	return c.bus.Watch(ctx, rpc.Instances, []string{host, uuid}, func(e rpc.Entry) error {
+	return c.watch(ctx, rpc.Instances, []string{host, uuid}, func(e rpc.Entry) error {
 		if e.Deleted && len(e.Key) == 2 {
 			return fn(instance.Instance{Host: e.Key[0], UUID: e.Key[1]}, true)
 		}
 		var i instance.Instance
-		if !decode(e.Value, &i) {
+		if !decode(e.Value, &i) || !writtenBy(e.Key, i) {
 			return nil
 		}
 		return fn(i, false)
@@ -166,7 +229,7 @@ func (c *Client) WatchInstances(ctx context.Context, host, uuid string, fn func(
 // error (that one) or ctx ends (its cause). When the bus goes away meanwhile it waits
 // and goes on with the event after the last one.
 func (c *Client) WatchEvents(ctx context.Context, f rpc.EventFilter, fn func(rpc.Event) error) error {
-	events, err := c.bus.Events(ctx, f)
+	events, err := c.readEvents(ctx, f)
 	if err != nil {
 		return fault.Wrap(err, "read events", "")
 	}
@@ -188,6 +251,10 @@ func (c *Client) WatchEvents(ctx context.Context, f rpc.EventFilter, fn func(rpc
 			}
 		}
 	}
+}
+
+func (c *Client) readEvents(ctx context.Context, f rpc.EventFilter) (rpc.EventReader, error) {
+	return patient(ctx, c, isSilent, func() (rpc.EventReader, error) { return c.bus.Events(ctx, f) })
 }
 
 // openAgain replaces a reader that the bus ended, however long that takes.

@@ -66,3 +66,8 @@ func NewUUID() string {
 	}
 	return u.String()
 }
+
+// NewPortID makes a random UUID (version 4) for a port. A port's device is named
+// after the beginning of its id, and those of version 7 that are made within a
+// quarter of a second begin alike.
+func NewPortID() string { return uuid.NewString() }

@@ -128,3 +128,18 @@ func TestUUID(t *testing.T) {
 		t.Errorf("an upper-case UUID: %v, want invalid_argument", err)
 	}
 }
+
+// Ports that are made at the same time have devices of their own.
+func TestNewPortID(t *testing.T) {
+	devices := map[string]bool{}
+	for range 1000 {
+		id := instance.NewPortID()
+		if err := instance.CheckUUID("port", id); err != nil {
+			t.Fatal(err)
+		}
+		devices[instance.Port{ID: id}.Device()] = true
+	}
+	if len(devices) < 999 { // two of a thousand alike among 2^40 would be a wonder
+		t.Errorf("1000 ports have %d devices", len(devices))
+	}
+}

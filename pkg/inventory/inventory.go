@@ -8,6 +8,7 @@ package inventory
 
 import (
 	"fmt"
+	"iter"
 
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
@@ -40,12 +41,13 @@ func (c Config) WithDefaults() Config {
 // Count adds up what the host has and what specs (instances and claims of guests
 // that are to come) take. foreign is the number of domains that are not ours:
 // they are counted and nothing else is known of them.
-func Count(c Config, h virt.Host, specs []instance.Spec, foreign int) api.Resources {
+func Count(c Config, h virt.Host, specs iter.Seq[instance.Spec], foreign int) api.Resources {
 	r := api.Resources{
 		VCPUs: h.VCPUs, VCPUsUsed: c.ReservedHostCPUs, MemoryMiB: h.MemoryMiB, MemoryMiBUsed: c.ReservedHostMemoryMiB,
-		DiskGiB: h.DiskGiB, DiskFreeGiB: h.DiskFreeGiB, Instances: len(specs), Foreign: foreign,
+		DiskGiB: h.DiskGiB, DiskFreeGiB: h.DiskFreeGiB, Foreign: foreign,
 	}
-	for _, s := range specs {
+	for s := range specs {
+		r.Instances++
 		r.VCPUsUsed += s.VCPUs
 		r.MemoryMiBUsed += s.MemoryMiB
 	}

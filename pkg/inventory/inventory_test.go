@@ -1,6 +1,7 @@
 package inventory_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -29,7 +30,7 @@ func TestReasons(t *testing.T) {
 	}
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
-			got := inventory.Reasons(c, inventory.Count(c, host, there, 2), tc.spec)
+			got := inventory.Reasons(c, inventory.Count(c, host, slices.Values(there), 2), tc.spec)
 			if len(got) != len(tc.want) {
 				t.Fatalf("Reasons = %q, want %d", got, len(tc.want))
 			}

@@ -84,7 +84,12 @@ func errStopped() error {
 	return fault.New(fault.Unavailable, "serve", "", "the agent stops serving")
 }
 
+// ErrAway is in the chain of an error when the bus can't be reached at the moment,
+// or its servers have no leader: the same may succeed soon, without anybody doing
+// anything. That no agent serves a host is another matter.
+var ErrAway = errors.New("the bus is away")
+
 func errAway(op string) error {
-	return fault.New(fault.Unavailable, op, "", "the connection to NATS is away").
+	return fault.New(fault.Unavailable, op, "", "the connection to NATS is away").Because(ErrAway).
 		WithHint("it is tried again for as long as the process runs; check the server and rpc.url")
 }

@@ -275,11 +275,16 @@ func (r *memReader) delivery(q *castQueue, m *memCast) Delivery {
 
 // decodeCast reads a message of the cast stream; what can't be read is said in Malformed.
 func decodeCast(n names, subject string, h header, body []byte) Delivery {
+	host, rest, ok := n.subjectTokens("cast", subject)
 	method := ""
-	if _, rest, ok := n.subjectTokens("cast", subject); ok && len(rest) == 1 {
+	if ok && len(rest) == 1 {
 		method = rest[0]
 	}
 	m, bad := decodeMessage(method, h, body, true)
+	if id := headerGet(h, headerMsgID); bad == nil && id != "" && id != msgID(host, m.RequestID) {
+		bad = fault.Newf(fault.Unauthorized, method, host, "%s is %q, want %q: the cast was meant for another host", headerMsgID, clip(id), msgID(host, m.RequestID))
+		m.RequestID = "" // it belongs to the cast that this one repeats
+	}
 	return Delivery{Message: m, Malformed: bad}
 }
 

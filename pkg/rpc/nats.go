@@ -3,7 +3,9 @@ package rpc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -42,7 +44,10 @@ func Dial(ctx context.Context, cfg Config) (Transport, error) {
 		return nil, err
 	}
 	if err := context.Cause(ctx); err != nil {
-		return nil, fault.Wrap(err, "connect", strings.Join(cfg.URLs, ","))
+		return nil, fault.Wrap(err, "connect", redactURLs(cfg.URLs))
+	}
+	if err := cfg.checkFiles(); err != nil {
+		return nil, err
 	}
 	c := &natsConn{cfg: cfg, names: names{cfg.Prefix}, up: make(chan struct{})}
 	c.life, c.end = context.WithCancelCause(context.WithoutCancel(ctx))
@@ -97,7 +102,8 @@ func (c *natsConn) options() ([]nats.Option, error) {
 	if cfg.NKeyFile != "" {
 		nkey, err := nats.NkeyOptionFromSeed(cfg.NKeyFile)
 		if err != nil {
-			return nil, fault.WrapAs(fault.InvalidArgument, err, "rpc", "nkey file")
+			return nil, fault.New(fault.InvalidArgument, "connect", "rpc.nkey_file", "the file holds no user's NKey seed").Because(err).
+				WithHint("a seed begins with SU; make one with: nk -gen user")
 		}
 		opts = append(opts, nkey)
 	}
@@ -225,22 +231,17 @@ func errClosed(op string) error {
 	return fault.New(fault.Unavailable, op, "", "the connection is closed")
 }
 
-func connectFault(err error, cfg Config) error {
-	f := natsFault(err, "connect", strings.Join(cfg.URLs, ","))
-	if f.Kind != fault.Unauthorized {
-		f.Kind = fault.Unavailable
-		f.Hint = "start a NATS server there, or let the agent start one itself with --rpc-url embedded"
-	}
-	return f
-}
-
 // natsFault gives an error of the library its kind.
 func natsFault(err error, op, subject string) *fault.Error {
 	if known, ok := errors.AsType[*fault.Error](err); ok {
 		return known
 	}
 	f := fault.New(fault.Internal, op, subject, "").Because(err)
+	var api *jetstream.APIError
 	switch {
+	case errors.As(err, &api) && api.Code == http.StatusServiceUnavailable && !errors.Is(err, jetstream.ErrJetStreamNotEnabled):
+		f.Kind, f.Err = fault.Unavailable, fmt.Errorf("%w: %w", ErrAway, err)
+		f.Hint = "the servers elect a leader, or too few of them run; it is tried again"
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrPermissionViolation):
 		f.Kind = fault.Unauthorized
 		f.Hint = "compute-agent nats-permissions prints what the server has to allow this credential"

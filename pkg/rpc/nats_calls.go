@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 	"sync"
 
 	"github.com/nats-io/nats.go"
@@ -133,10 +134,17 @@ func (s *natsService) start(ctx context.Context) (err error) {
 }
 
 // take runs in the subscription's goroutine, one call after the other: it only
-// hands over.
+// hands over. What names no inbox is no call and is dropped: a server sends what it
+// stores, and its own words, to any subject that a request for them named as its
+// reply, and never with an inbox to answer to; and an answer to another subject
+// would be published with this host's rights.
 func (s *natsService) take(req micro.Request) {
 	subject, to := req.Subject(), req.Reply()
 	method := subject[s.prefix:]
+	if !strings.HasPrefix(to, defaultInbox) {
+		s.conn.cfg.OnError(fault.Newf(fault.Unauthorized, clip(method), s.info.Host, "a message that names no inbox (%q) was dropped: it is no call", clip(to)))
+		return
+	}
 	if method == methodInfo {
 		body, err := JSON(s.info.Metadata)
 		s.send(to, method, Reply{Body: body, Err: fault.Wire(err)})

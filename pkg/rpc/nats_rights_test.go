@@ -15,14 +15,14 @@ import (
 // of design section 4 and no others.
 func rightsServer(t *testing.T) string {
 	t.Helper()
+	r, err := rpc.Permissions("", rpc.RoleHost, "node1", "pre_live_migration")
+	if err != nil {
+		t.Fatal(err)
+	}
 	node := &server.Permissions{
-		Publish: &server.SubjectPermission{Allow: []string{
-			"$JS.API.CONSUMER.INFO.COMPUTE_CASTS.node1", "$JS.API.CONSUMER.MSG.NEXT.COMPUTE_CASTS.node1", "$JS.ACK.COMPUTE_CASTS.node1.>",
-			"$KV.COMPUTE_HOSTS.node1", "$KV.COMPUTE_INSTANCES.node1.>", "$KV.COMPUTE_MIGRATIONS.node1.>", "compute.event.node1.>",
-			"compute.call.node1._info", "compute.call.*.pre_live_migration",
-		}},
-		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX_node1.>", "compute.call.node1.*", "$SRV.>"}},
-		Response:  &server.ResponsePermission{MaxMsgs: 1, Expires: time.Minute},
+		Publish:   &server.SubjectPermission{Allow: r.Publish},
+		Subscribe: &server.SubjectPermission{Allow: r.Subscribe},
+		Response:  &server.ResponsePermission{MaxMsgs: r.Responses, Expires: r.ResponseTime},
 	}
 	s, err := server.NewServer(&server.Options{
 		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,

@@ -103,8 +103,12 @@ func (c *natsConn) Get(ctx context.Context, b Bucket, key []string) (Entry, erro
 var errListed = errors.New("all that was there is listed")
 
 // List implements [Views]: one consumer over the last value of each key, not a
-// request per key.
+// request per key. The keys of one host are read by requests: an agent lists its
+// own, and must need no right to create a consumer.
 func (c *natsConn) List(ctx context.Context, b Bucket, pattern []string) ([]Entry, error) {
+	if len(pattern) > 1 && pattern[0] != "*" {
+		return c.listHost(ctx, b, pattern)
+	}
 	var list []Entry
 	err := c.walk(ctx, "list", b, pattern, func(e Entry, initial, last bool) error {
 		if initial && !e.Deleted {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/compute-agent/compute-agent/internal/compose"
 	"github.com/compute-agent/compute-agent/pkg/fault"
@@ -52,15 +53,33 @@ type Host struct {
 	Machine *fake.Host         // make trouble here; its guests outlive the agent
 	Network *vif.MemoryNetwork // its taps and bridges
 
-	cfg    Config
-	driver *fake.Driver
-	bus    rpc.Transport
-	node   *compose.Node
+	// Node is what the host's agent is like from its next start on; Config.Node at first.
+	Node compose.Config
+
+	// Committed, if set before Start, is called with the number of each transaction of
+	// that life's journal (1, 2, …) once it is on disk and before anybody learns of it.
+	Committed func(n int)
+
+	cfg  Config
+	life atomic.Pointer[life]
+	node *compose.Node
 }
 
 // Start starts all agents and returns when each is ready; when one fails, all are
 // stopped.
 func Start(ctx context.Context, cfg Config) (*Fleet, error) {
+	f, err := New(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.each(ctx, func(ctx context.Context, h *Host) error { return h.Start(ctx) }); err != nil {
+		return nil, errors.Join(err, f.Stop(context.WithoutCancel(ctx)))
+	}
+	return f, nil
+}
+
+// New makes the machines of a fleet; their agents are started by [Host.Start].
+func New(ctx context.Context, cfg Config) (*Fleet, error) {
 	if len(cfg.Hosts) == 0 || cfg.Dial == nil {
 		return nil, fault.New(fault.InvalidArgument, "simulate", "", "name at least one host and a way to reach the bus")
 	}
@@ -74,9 +93,6 @@ func Start(ctx context.Context, cfg Config) (*Fleet, error) {
 			return nil, err
 		}
 		f.hosts[name] = h
-	}
-	if err := f.each(ctx, func(ctx context.Context, h *Host) error { return h.Start(ctx) }); err != nil {
-		return nil, errors.Join(err, f.Stop(context.WithoutCancel(ctx)))
 	}
 	return f, nil
 }
@@ -94,7 +110,7 @@ func (f *Fleet) add(cfg Config, name string) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Host{Name: name, Machine: m, Network: vif.Memory(cfg.Bridges...), cfg: cfg}, nil
+	return &Host{Name: name, Machine: m, Network: vif.Memory(cfg.Bridges...), Node: cfg.Node, cfg: cfg}, nil
 }
 
 // Host gives one host, nil for an unknown name.
@@ -140,20 +156,22 @@ func (h *Host) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg := h.cfg.Node
-	cfg.Network = h.Network
+	l := &life{bus: bus, driver: h.Machine.Open(), committed: h.Committed}
+	h.life.Store(l)
+	cfg := h.Node
+	cfg.Network = network{h.Network, l}
+	cfg.State.Trouble, cfg.State.Written = l.write, l.wrote
 	cfg.Agent.Host, cfg.Agent.Driver = h.Name, "fake"
 	cfg.Agent.MachineID = "fake-" + h.Name
 	cfg.Agent.StateDir = filepath.Join(h.cfg.StateDir, rpc.EscapeHost(h.Name))
-	driver := h.Machine.Open()
-	node, err := compose.New(ctx, cfg, driver, bus)
+	node, err := compose.New(ctx, cfg, l.driver, bus)
 	if err == nil {
 		err = node.Start(ctx)
 	}
 	if err != nil {
-		return errors.Join(err, driver.Close(), bus.Close())
+		return errors.Join(err, l.driver.Close(), bus.Close())
 	}
-	h.driver, h.bus, h.node = driver, bus, node
+	h.node = node
 	return nil
 }
 
@@ -162,9 +180,26 @@ func (h *Host) Stop(ctx context.Context) error {
 	if h.node == nil {
 		return nil
 	}
-	err := errors.Join(h.node.Stop(ctx), h.driver.Close(), h.bus.Close())
-	h.driver, h.bus, h.node = nil, nil, nil
+	l := h.life.Load()
+	err := errors.Join(h.node.Stop(ctx), l.driver.Close(), l.bus.Close())
+	h.node = nil
 	return err
+}
+
+// Kill is the death of the host's agent, as by SIGKILL: from now on it writes nothing,
+// says nothing and touches nothing. Its guests, and their migrations, go on. It may be
+// called from anywhere, also from Committed. Stop then removes the body, without an
+// error worth hearing, and Start begins a new life on the same journal.
+func (h *Host) Kill() {
+	if l := h.life.Load(); l != nil {
+		l.kill()
+	}
+}
+
+// Killed reports whether the present life was ended by Kill.
+func (h *Host) Killed() bool {
+	l := h.life.Load()
+	return l != nil && l.dead.Load()
 }
 
 // Status is the agent's line for the service manager; empty when it is stopped.

@@ -1,15 +1,17 @@
 package state
 
+import "encoding/json"
+
 // OutEvent is an event that waits in the journal until the bus has stored it. It
 // is written in the transaction that makes it true, so nothing that happened goes
 // untold and nothing is told that did not happen.
 type OutEvent struct {
-	Sequence uint64 `json:"sequence"`           // set by Append
-	Kind     string `json:"kind"`               // last but one token of the subject
-	ID       string `json:"id"`                 // last token
-	MsgID    string `json:"msg_id"`             // makes a second publication harmless
-	Instance string `json:"instance,omitempty"` // what it is about: its view is written before the event is told
-	Body     []byte `json:"body"`
+	Sequence uint64          `json:"sequence"`           // set by Append
+	Kind     string          `json:"kind"`               // last but one token of the subject
+	ID       string          `json:"id"`                 // last token
+	MsgID    string          `json:"msg_id"`             // makes a second publication harmless
+	Instance string          `json:"instance,omitempty"` // what it is about: its view is written before the event is told
+	Body     json.RawMessage `json:"body"`               // one JSON object
 }
 
 // outbox keeps events by sequence, oldest first.

@@ -31,6 +31,13 @@ import (
 // FileName is the journal's name inside the state directory.
 const FileName = "journal.db"
 
+// ErrClosed is in the error of an update that came after Close: it was not taken.
+var ErrClosed = errors.New("the journal is closed")
+
+// ErrCommit is in the error of an update that could not be brought to disk: it was
+// undone, and may work when it is tried again.
+var ErrCommit = errors.New("the journal can't be written")
+
 // Options tune a Store. The zero value is right for production.
 type Options struct {
 	// LockTimeout bounds the wait for another process that has the file open. Default 1 s.
@@ -39,6 +46,13 @@ type Options struct {
 	MaxBatch int
 	// NoSync leaves out the fsync. For simulations only: a power loss may lose everything.
 	NoSync bool
+	// Trouble, for simulations, is asked before each commit; its error counts as the disk's.
+	Trouble func() error
+	// Written, for simulations of a crash, is asked by the writer when a transaction is on
+	// disk and before anybody learns of it. Its error is what the updates are answered
+	// with: what was written stays, as in a process that died at that moment. It must not
+	// use the store.
+	Written func() error
 }
 
 func (o Options) withDefaults() Options {
@@ -58,6 +72,9 @@ type Store struct {
 	stop   chan struct{}
 	writer *green.Thread[struct{}]
 	batch  int
+
+	trouble func() error
+	written func() error
 }
 
 // update is one waiting call of Update; done is answered once.
@@ -80,7 +97,7 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, openFault(path, err)
 	}
-	s := &Store{db: db, queue: make(chan *update, o.MaxBatch), stop: make(chan struct{}), batch: o.MaxBatch}
+	s := &Store{db: db, queue: make(chan *update, o.MaxBatch), stop: make(chan struct{}), batch: o.MaxBatch, trouble: o.Trouble, written: o.Written}
 	s.writer = green.Spawn(context.WithoutCancel(ctx), s.write)
 	return s, nil
 }
@@ -140,7 +157,7 @@ func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
 }
 
 func closedFault() error {
-	return fault.New(fault.Unavailable, "journal", "", "the journal is closed: the agent is stopping")
+	return fault.New(fault.Unavailable, "journal", "", "the agent is stopping").Because(ErrClosed)
 }
 
 // View runs fn in a read-only transaction on what is committed.
@@ -186,9 +203,19 @@ func (s *Store) gather(first *update) []*update {
 func (s *Store) commit(batch []*update) {
 	for len(batch) > 0 {
 		failed := -1
+		var died error
 		err := s.db.Update(func(b *bbolt.Tx) error {
+			tx := &Tx{bolt: b}
+			if s.trouble != nil {
+				if err := s.trouble(); err != nil {
+					return err
+				}
+			}
+			if s.written != nil {
+				b.OnCommit(func() { died = s.written() }) // the first of the transaction's
+			}
 			for i, u := range batch {
-				if err := guarded(u.fn, &Tx{bolt: b}); err != nil {
+				if err := guarded(u.fn, tx); err != nil {
 					failed = i
 					return err
 				}
@@ -197,6 +224,9 @@ func (s *Store) commit(batch []*update) {
 		})
 		if failed < 0 {
 			err = commitFault(err)
+			if err == nil && died != nil {
+				err = closedFault()
+			}
 			for _, u := range batch {
 				u.done <- err
 			}
@@ -221,7 +251,7 @@ func commitFault(err error) error {
 	if err == nil {
 		return nil
 	}
-	f := fault.New(fault.Unavailable, "journal", "", "cannot commit").Because(err)
+	f := fault.New(fault.Unavailable, "journal", "", "").Because(errors.Join(ErrCommit, err))
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return f.WithHint("the disk of the state directory is full; nothing was lost, work goes on when there is room")
 	}

@@ -1,9 +1,11 @@
 package state
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"iter"
+	"strconv"
 
 	"go.etcd.io/bbolt"
 
@@ -11,7 +13,26 @@ import (
 )
 
 // Tx is a transaction; it is valid inside the function it was given to.
-type Tx struct{ bolt *bbolt.Tx }
+type Tx struct {
+	bolt *bbolt.Tx
+	memo map[any]any
+}
+
+// Memo keeps a value as long as the transaction that is being written, and all
+// updates that are written with it: fresh makes it the first time. A transaction
+// that is undone loses it. It lets one update see what another has put without
+// reading it from the journal.
+func (tx *Tx) Memo(key any, fresh func() any) any {
+	if v, ok := tx.memo[key]; ok {
+		return v
+	}
+	v := fresh()
+	if tx.memo == nil {
+		tx.memo = map[any]any{}
+	}
+	tx.memo[key] = v
+	return v
+}
 
 // OnCommit has fn called by the writer once the transaction is on disk, before
 // Update answers; the transactions' functions run in the order of the commits. fn
@@ -48,16 +69,20 @@ func (t Table[T]) Put(tx *Tx, key string, v T) error {
 	return nil
 }
 
+// encode writes the envelope around the record by hand: it costs a second pass
+// over each record otherwise.
 func (t Table[T]) encode(v T) ([]byte, error) {
 	d, err := json.Marshal(v)
-	if err == nil {
-		d, err = json.Marshal(envelope{V: t.Version, D: d})
-	}
 	if err != nil {
 		return nil, fault.WrapAs(fault.Internal, err, "journal", t.Name)
 	}
-	return d, nil
+	head := t.head()
+	raw := make([]byte, 0, len(head)+len(d)+1)
+	return append(append(append(raw, head...), d...), '}'), nil
 }
+
+// head is how every record of this version begins.
+func (t Table[T]) head() string { return `{"v":` + strconv.Itoa(t.Version) + `,"d":` }
 
 // Get reads a record; ok is false without it.
 func (t Table[T]) Get(tx *Tx, key string) (v T, ok bool, err error) {
@@ -74,6 +99,13 @@ func (t Table[T]) Get(tx *Tx, key string) (v T, ok bool, err error) {
 }
 
 func (t Table[T]) decode(key string, raw []byte) (v T, err error) {
+	if d, ours := bytes.CutPrefix(raw, []byte(t.head())); ours && bytes.HasSuffix(d, []byte{'}'}) {
+		if json.Unmarshal(d[:len(d)-1], &v) == nil {
+			return v, nil
+		}
+		var zero T
+		v = zero // what is wrong is found out below
+	}
 	var e envelope
 	if err := json.Unmarshal(raw, &e); err != nil {
 		return v, fault.New(fault.Internal, "journal", t.Name+"/"+key, "the record is damaged").Because(err)
@@ -86,6 +118,12 @@ func (t Table[T]) decode(key string, raw []byte) (v T, err error) {
 		return v, fault.New(fault.Internal, "journal", t.Name+"/"+key, "the record is damaged").Because(err)
 	}
 	return v, nil
+}
+
+// Has tells whether there is a record, readable or not.
+func (t Table[T]) Has(tx *Tx, key string) bool {
+	b := tx.bolt.Bucket([]byte(t.Name))
+	return b != nil && b.Get([]byte(key)) != nil
 }
 
 // Delete removes a record; absent is fine.

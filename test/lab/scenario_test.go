@@ -26,9 +26,13 @@ import (
 // stage is a lab with an agent on each host, an external NATS and a controller.
 type stage struct {
 	*lab.Lab
+	nats   *lab.NATS
 	agents []*lab.Agent
 	c      *controller.Client
 }
+
+// agent is the agent of host n, counted from 1.
+func (s *stage) agent(n int) *lab.Agent { return s.agents[n-1] }
 
 // build makes the program under test, once a test run.
 func build(t *testing.T) string {
@@ -42,7 +46,8 @@ func build(t *testing.T) string {
 	return binary
 }
 
-func newStage(t *testing.T) *stage {
+// newStage makes a stage; options are lines of TOML for both agents.
+func newStage(t *testing.T, options ...string) *stage {
 	t.Helper()
 	l := startLab(t)
 	ctx := t.Context()
@@ -50,10 +55,10 @@ func newStage(t *testing.T) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stage{Lab: l}
+	s := &stage{Lab: l, nats: bus}
 	binary := build(t)
 	for _, h := range l.Hosts() {
-		a, err := l.Agent(ctx, h, binary, bus.URL)
+		a, err := l.Agent(ctx, h, binary, bus.URL, options...)
 		if err != nil {
 			t.Fatal(err)
 		}

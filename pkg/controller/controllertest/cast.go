@@ -1,7 +1,9 @@
 package controllertest
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -71,10 +73,14 @@ func (f *Fleet) admit(ctx context.Context, host string, m rpc.Message) error {
 // carryOut walks a task through its events.
 func (f *Fleet) carryOut(ctx context.Context, host string, m rpc.Message) error {
 	e := api.TaskEvent{RequestID: m.RequestID, Method: m.Method, Host: host}
-	f.mu.Lock()
-	refusal := f.refusals[m.Method]
-	f.mu.Unlock()
-	if refusal != nil {
+	var subject struct {
+		Instance, Migration string
+		Spec                instance.Spec
+	}
+	if json.Unmarshal(m.Args, &subject) == nil {
+		e.Instance, e.Migration = cmp.Or(subject.Instance, subject.Spec.UUID), subject.Migration
+	}
+	if refusal := f.refusal(host, m); refusal != nil {
 		e.Error = refusal
 		return f.tell(ctx, e, api.TaskRefused)
 	}
@@ -201,11 +207,15 @@ func (f *Fleet) migrate(ctx context.Context, host string, args api.MigrateArgs) 
 	}
 	m.Status, m.Phase = instance.MigrationRunning, "perform"
 	for step := range f.Steps {
-		if err := green.Sleep(ctx, f.Step); err != nil {
+		if err := green.Sleep(ctx, f.step()); err != nil {
 			return err
 		}
 		if f.isAborted(m.UUID) {
 			return f.cancel(ctx, m)
+		}
+		if err := f.brokenTo(m.Dest); err != nil {
+			m.Status, m.EndedAt, m.Fault = instance.MigrationFailed, time.Now(), err
+			return errors.Join(err, f.publish(ctx, m))
 		}
 		moved := uint64(total) / uint64(f.Steps) * uint64(step+1)
 		m.Progress.Memory = instance.Amount{Total: total, Processed: moved, Remaining: total - moved}
@@ -228,6 +238,12 @@ func (f *Fleet) cancel(ctx context.Context, m instance.Migration) error {
 	return errors.Join(err, f.publish(ctx, m))
 }
 
+func (f *Fleet) brokenTo(dest string) *fault.Error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.broken[dest]
+}
+
 func (f *Fleet) isAborted(id string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -239,7 +255,12 @@ func (f *Fleet) publish(ctx context.Context, m instance.Migration) error {
 	f.mu.Lock()
 	f.migrations[m.UUID] = &m
 	f.mu.Unlock()
-	return f.put(ctx, rpc.Migrations, m, m.Source, m.UUID)
+	raw, err := rpc.JSON(api.MigrationEvent{Migration: m, At: m.UpdatedAt})
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.put(ctx, rpc.Migrations, m, m.Source, m.UUID),
+		f.bus.Publish(ctx, rpc.Event{Host: m.Source, Kind: api.EventMigration, ID: m.UUID, MsgID: instance.NewUUID(), Body: raw}))
 }
 
 // hand gives an instance from one host to the other: for a moment both publish it.

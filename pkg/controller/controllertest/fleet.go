@@ -22,7 +22,7 @@ import (
 // for a migration, which has Steps steps of Step each.
 type Fleet struct {
 	Steps int           // default 4
-	Step  time.Duration // default 0
+	Step  time.Duration // default 0; SetStep changes it later
 
 	mu         sync.Mutex
 	bus        rpc.Transport
@@ -32,6 +32,8 @@ type Fleet struct {
 	aborted    map[string]bool
 	tasks      map[string]api.TaskEvent
 	refusals   map[string]*fault.Error
+	judge      func(host string, m rpc.Message) *fault.Error
+	broken     map[string]*fault.Error
 	deaf       int
 	runs       map[string]int
 }
@@ -41,7 +43,7 @@ func NewFleet(tb testing.TB, bus rpc.Transport, hosts ...string) *Fleet {
 	tb.Helper()
 	f := &Fleet{
 		Steps: 4, bus: bus, hosts: map[string]*api.HostView{}, instances: map[string]*instance.Instance{}, migrations: map[string]*instance.Migration{},
-		aborted: map[string]bool{}, tasks: map[string]api.TaskEvent{}, refusals: map[string]*fault.Error{}, runs: map[string]int{},
+		aborted: map[string]bool{}, tasks: map[string]api.TaskEvent{}, refusals: map[string]*fault.Error{}, broken: map[string]*fault.Error{}, runs: map[string]int{},
 	}
 	for _, host := range hosts {
 		f.start(tb, host)
@@ -101,6 +103,56 @@ func (f *Fleet) Refuse(method string, err *fault.Error) {
 	f.refusals[method] = err
 }
 
+// Judge has fn look at each call and cast before anything is done; an error of it is
+// the answer. nil ends it.
+func (f *Fleet) Judge(fn func(host string, m rpc.Message) *fault.Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.judge = fn
+}
+
+// Break makes every migration to dest fail with err after its first step; nil mends it.
+func (f *Fleet) Break(dest string, err *fault.Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.broken[dest] = err
+}
+
+// SetStep changes Step, also of migrations that are in progress.
+func (f *Fleet) SetStep(d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.Step = d
+}
+
+func (f *Fleet) step() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.Step
+}
+
+// Set changes the state of an instance, as if it had happened on its host.
+func (f *Fleet) Set(tb testing.TB, uuid string, state instance.VMState) {
+	tb.Helper()
+	f.mu.Lock()
+	host := f.instances[uuid].Host
+	f.mu.Unlock()
+	if err := f.move(tb.Context(), host, "", uuid, state); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// refusal is what was ordered to be answered to a request, if anything.
+func (f *Fleet) refusal(host string, m rpc.Message) *fault.Error {
+	f.mu.Lock()
+	judge, err := f.judge, f.refusals[m.Method]
+	f.mu.Unlock()
+	if err == nil && judge != nil {
+		err = judge(host, m)
+	}
+	return err
+}
+
 // IgnoreCasts drops the next n casts without a trace, as an agent that crashes
 // after the bus has stored them and before it has read them.
 func (f *Fleet) IgnoreCasts(n int) {
@@ -126,8 +178,8 @@ func (f *Fleet) put(ctx context.Context, b rpc.Bucket, v any, key ...string) err
 
 func (f *Fleet) handle(host string) rpc.Handler {
 	return func(ctx context.Context, m rpc.Message, respond func(rpc.Reply)) {
-		green.SpawnN(ctx, func(context.Context) error {
-			result, err := f.answer(host, m)
+		green.SpawnN(ctx, func(ctx context.Context) error {
+			result, err := f.answer(ctx, host, m)
 			if err != nil {
 				respond(rpc.Reply{Err: fault.Wire(err)})
 				return nil
@@ -140,10 +192,8 @@ func (f *Fleet) handle(host string) rpc.Handler {
 }
 
 // answer carries a call out.
-func (f *Fleet) answer(host string, m rpc.Message) (any, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if err := f.refusals[m.Method]; err != nil {
+func (f *Fleet) answer(ctx context.Context, host string, m rpc.Message) (any, error) {
+	if err := f.refusal(host, m); err != nil {
 		return nil, err
 	}
 	var named struct {
@@ -153,14 +203,16 @@ func (f *Fleet) answer(host string, m rpc.Message) (any, error) {
 	if err := json.Unmarshal(m.Args, &named); err != nil {
 		return nil, fault.WrapAs(fault.InvalidArgument, err, m.Method, "")
 	}
+	if m.Method == api.SetHostEnabled {
+		return f.enable(ctx, host, named.Enabled, named.Reason)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	switch m.Method {
 	case api.GetHostInfo:
 		return f.hosts[host], nil
 	case api.GetAvailableResource:
 		return f.hosts[host].Resources, nil
-	case api.SetHostEnabled:
-		f.hosts[host].Enabled, f.hosts[host].DisabledReason = named.Enabled, named.Reason
-		return f.hosts[host], nil
 	case api.ListInstances:
 		return f.listLocked(host), nil
 	case api.CheckMigrateSource:
@@ -174,6 +226,15 @@ func (f *Fleet) answer(host string, m rpc.Message) (any, error) {
 		return f.showLocked(host, m.Method, named.Instance)
 	}
 	return nil, fault.New(fault.UnsupportedMethod, m.Method, "", "this agent has no such method")
+}
+
+// enable opens or closes a host and publishes that.
+func (f *Fleet) enable(ctx context.Context, host string, enabled bool, reason string) (any, error) {
+	f.mu.Lock()
+	f.hosts[host].Enabled, f.hosts[host].DisabledReason = enabled, reason
+	view := *f.hosts[host]
+	f.mu.Unlock()
+	return view, f.put(ctx, rpc.Hosts, view, host)
 }
 
 func (f *Fleet) listLocked(host string) api.InstancesResult {

@@ -11,7 +11,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"strconv"
 	"strings"
 
@@ -57,12 +56,8 @@ func Decode(method string, body []byte, args any) error {
 	if len(bytes.TrimSpace(body)) == 0 {
 		body = []byte("{}")
 	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	if err := dec.Decode(args); err != nil {
-		return decodeFault(method, err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return fault.New(fault.InvalidArgument, method, "", "the body holds more than one JSON object")
+	if err := json.Unmarshal(body, args); err != nil {
+		return decodeFault(method, body, err)
 	}
 	if c, ok := args.(Checker); ok {
 		if err := c.Check(); err != nil {
@@ -72,7 +67,7 @@ func Decode(method string, body []byte, args any) error {
 	return nil
 }
 
-func decodeFault(method string, err error) error {
+func decodeFault(method string, body []byte, err error) error {
 	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		field := wrong.Field
 		if field == "" {
@@ -80,6 +75,10 @@ func decodeFault(method string, err error) error {
 		}
 		return fault.Newf(fault.InvalidArgument, method, field, "%s is a %s, want %s", field, wrong.Value, wrong.Type).
 			WithHint("see docs/rpc.md for the arguments of %s", method)
+	}
+	var first json.RawMessage
+	if json.NewDecoder(bytes.NewReader(body)).Decode(&first) == nil {
+		return fault.New(fault.InvalidArgument, method, "", "the body holds more than one JSON object")
 	}
 	return fault.New(fault.InvalidArgument, method, "", "the body is not a JSON object").Because(err)
 }

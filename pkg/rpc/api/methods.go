@@ -1,6 +1,10 @@
 package api
 
-import "sort"
+import (
+	"slices"
+	"strings"
+	"sync"
+)
 
 // Style says how a method is carried.
 type Style string
@@ -56,18 +60,36 @@ type Method struct {
 // Methods lists every method of this version, by name.
 func Methods() []Method {
 	all := append(append(verbs(), moves()...), reads()...)
-	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
+	slices.SortFunc(all, func(a, b Method) int { return strings.Compare(a.Name, b.Name) })
 	return all
 }
 
+// byName is made once: every call and cast looks into it.
+var byName = sync.OnceValue(func() map[string]Method {
+	all := map[string]Method{}
+	for _, m := range Methods() {
+		all[m.Name] = m
+	}
+	return all
+})
+
 // Find gives the method of that name.
 func Find(name string) (Method, bool) {
+	m, ok := byName()[name]
+	return m, ok
+}
+
+// PeerMethods names what one agent may ask of another, and its credential allows:
+// the methods between agents, and the two of a controller's that a migration uses.
+func PeerMethods() []string {
+	names := []string{ExternalInstanceEvent, ShowMigration}
 	for _, m := range Methods() {
-		if m.Name == name {
-			return m, true
+		if m.Peer {
+			names = append(names, m.Name)
 		}
 	}
-	return Method{}, false
+	slices.Sort(names)
+	return names
 }
 
 func args[T any]() any { return new(T) }

@@ -168,6 +168,18 @@ func (h *Host) guest(op, id string, f func(*domain)) error {
 	return h.changedLocked()
 }
 
+// Expected gives the migrations whose guests have a place here and have not come, by
+// instance.
+func (h *Host) Expected() map[string]string {
+	h.world.mu.Lock()
+	defer h.world.mu.Unlock()
+	out := make(map[string]string, len(h.claims))
+	for id, c := range h.claims {
+		out[id] = c.Migration
+	}
+	return out
+}
+
 // Effects counts what really happened to one instance on one host; what was
 // already so is not counted.
 type Effects struct {

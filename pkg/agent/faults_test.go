@@ -1,0 +1,76 @@
+package agent_test
+
+import (
+	"context"
+	"sync"
+
+	"github.com/compute-agent/compute-agent/pkg/agent"
+	"github.com/compute-agent/compute-agent/pkg/virt/fake"
+)
+
+// hangs makes every call of a method wait before it is carried out.
+func hangs(method string) fake.Fault { return fake.Fault{Method: method, Hang: true} }
+
+// afterwards is a hypervisor whose calls hang, once armed, when they have been
+// carried out: what happened is not known to the caller.
+type afterwards struct {
+	agent.Hypervisor
+	mu    sync.Mutex
+	armed string        // the method that hangs
+	hung  chan struct{} // closed when a call hangs
+}
+
+func (h *afterwards) arm(method string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.armed, h.hung = method, make(chan struct{})
+}
+
+func (h *afterwards) disarm() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.armed = ""
+}
+
+func (h *afterwards) hang(ctx context.Context, method string, err error) error {
+	h.mu.Lock()
+	armed := h.armed == method
+	h.mu.Unlock()
+	if !armed || err != nil {
+		return err
+	}
+	close(h.hung)
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+func (h *afterwards) Start(ctx context.Context, id string) error {
+	return h.hang(ctx, "Start", h.Hypervisor.Start(ctx, id))
+}
+
+func (h *afterwards) Pause(ctx context.Context, id string) error {
+	return h.hang(ctx, "Pause", h.Hypervisor.Pause(ctx, id))
+}
+
+func (h *afterwards) Unpause(ctx context.Context, id string) error {
+	return h.hang(ctx, "Unpause", h.Hypervisor.Unpause(ctx, id))
+}
+
+func (h *afterwards) Save(ctx context.Context, id string) error {
+	return h.hang(ctx, "Save", h.Hypervisor.Save(ctx, id))
+}
+
+func (h *afterwards) Restore(ctx context.Context, id string) error {
+	return h.hang(ctx, "Restore", h.Hypervisor.Restore(ctx, id))
+}
+
+func (h *afterwards) Destroy(ctx context.Context, id string) error {
+	return h.hang(ctx, "Destroy", h.Hypervisor.Destroy(ctx, id))
+}
+
+// panics is a hypervisor with a defect.
+type panics struct{ agent.Hypervisor }
+
+func (p panics) Pause(context.Context, string) error { panic("a defect") }
+
+func (p panics) Console(context.Context, string, int) ([]byte, error) { panic("another") }

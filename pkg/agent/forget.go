@@ -1,0 +1,113 @@
+package agent
+
+import (
+	"context"
+	"encoding/binary"
+	"sort"
+	"time"
+
+	"github.com/compute-agent/compute-agent/internal/logkit"
+	"github.com/compute-agent/compute-agent/pkg/green"
+	"github.com/compute-agent/compute-agent/pkg/rpc"
+	"github.com/compute-agent/compute-agent/pkg/state"
+)
+
+// forgetBatch is how many records one transaction removes.
+const forgetBatch = 1000
+
+// forget removes ended tasks and migrations that are too old or too many, now and
+// then and whenever there are too many.
+func (a *Agent) forget(ctx context.Context) error {
+	loop := green.NewFixedIntervalLoopingCall[struct{}](func(ctx context.Context) error {
+		before := time.Now().Add(-a.cfg.TaskRetention)
+		for gone := 0; ; {
+			n, err := a.ledger.prune(ctx, before, a.cfg.TasksKept, a.cfg.MigrationsKept)
+			gone += n
+			switch {
+			case err != nil && ctx.Err() == nil:
+				logkit.From(ctx).Warn("old tasks were not removed", logkit.Err(err))
+				return nil
+			case err == nil && n > 0:
+				continue
+			case gone > 0:
+				logkit.From(ctx).Debug("old tasks and migrations were forgotten", logkit.Key("count").Of(gone))
+			}
+			return nil
+		}
+	})
+	if err := loop.Start(ctx, a.cfg.ReconcileInterval, green.WakeOn(a.ledger.full)); err != nil {
+		return err
+	}
+	_, err := loop.Wait(context.WithoutCancel(ctx))
+	return err
+}
+
+// prune removes some of the ended tasks and migrations that ended before t, or are
+// more than those to keep, oldest first; it tells how many. A migration whose
+// outcome is unknown stays.
+func (l *ledger) prune(ctx context.Context, t time.Time, tasks, migrations int) (gone int, err error) {
+	surplus := int(l.ended.Load()) - tasks
+	var keys, ids []string
+	err = l.store.View(func(tx *state.Tx) error {
+		for key, r := range endedTable.All(tx) {
+			old := len(key) < 8 || int64(binary.BigEndian.Uint64([]byte(key))) < t.UnixNano() //nolint:gosec // made from an int64
+			if len(keys) == forgetBatch || !old && len(keys) >= surplus {
+				break
+			}
+			keys, ids = append(keys, key), append(ids, r.Value)
+		}
+		return nil
+	})
+	records, views := l.oldMigrations(t, migrations)
+	if err != nil || len(keys)+len(records) == 0 {
+		return 0, err
+	}
+	err = l.commit(ctx, func(c *change) error {
+		c.ended, c.forgotten = -len(ids), records
+		for i := range keys {
+			if err := endedTable.Delete(c.tx, keys[i]); err != nil {
+				return err
+			}
+			if err := taskTable.Delete(c.tx, ids[i]); err != nil {
+				return err
+			}
+		}
+		for _, key := range records {
+			if err := migrationTable.Delete(c.tx, key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, id := range views {
+		l.views.mark(rpc.Migrations, id)
+	}
+	return len(keys) + len(records), nil
+}
+
+// oldMigrations gives the keys and UUIDs of migrations that may be forgotten.
+func (l *ledger) oldMigrations(t time.Time, kept int) (keys, ids []string) {
+	type ended struct {
+		key, id string
+		at      time.Time
+	}
+	var all []ended
+	l.mu.RLock()
+	for key, r := range l.records {
+		if _, open := l.open[key]; !open && r.Migration.Status.Ended() {
+			all = append(all, ended{key, r.Migration.UUID, r.Migration.EndedAt})
+		}
+	}
+	l.mu.RUnlock()
+	sort.Slice(all, func(i, j int) bool { return all[i].at.Before(all[j].at) })
+	for i, e := range all {
+		if len(keys) == forgetBatch || !e.at.Before(t) && len(all)-i <= kept {
+			break
+		}
+		keys, ids = append(keys, e.key), append(ids, e.id)
+	}
+	return keys, ids
+}

@@ -1,0 +1,222 @@
+package agent_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/rpc"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/state"
+	"github.com/compute-agent/compute-agent/pkg/vif"
+	"github.com/compute-agent/compute-agent/pkg/virt"
+)
+
+func instanceEvent(t *testing.T, e rpc.Event) (ie api.InstanceEvent) {
+	t.Helper()
+	if err := json.Unmarshal(e.Body, &ie); err != nil {
+		t.Fatal(err)
+	}
+	return ie
+}
+
+// What happens to a guest without a task is seen, recorded and told.
+func TestGuestsChangeByThemselves(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		n := r.nodes["a"]
+		cases := []struct {
+			event string
+			do    func(id string) error
+			want  instance.VMState
+		}{
+			{"stopped", n.machine.GuestShutdown, instance.VMStopped},
+			{"crashed", n.machine.Crash, instance.VMStopped},
+			{"paused", func(id string) error { return n.driver.Pause(r.ctx, id) }, instance.VMPaused},
+		}
+		for _, c := range cases {
+			id := r.build("a")
+			if err := c.do(id); err != nil {
+				t.Fatal(err)
+			}
+			r.pass(5 * time.Second)
+			i := r.show("a", id)
+			same(t, "vm_state after "+c.event, i.VMState, c.want)
+			if v, ok := r.view("a", id); !ok || v.VMState != c.want {
+				t.Errorf("view after %s: %s %v, want %s", c.event, v.VMState, ok, c.want)
+			}
+			events := r.told(api.EventInstance, id)
+			if len(events) < 2 {
+				t.Errorf("%s was not told", c.event)
+			}
+		}
+	}, "a")
+}
+
+// A guest that goes off while a task holds it is seen when the task has ended.
+func TestGuestGoesOffDuringATask(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		n, id := r.nodes["a"], r.build("a")
+		release := n.machine.Faults().Add(hangs("Unpause"))
+		req := r.cast("a", api.UnpauseInstance, about(id))
+		r.pass(time.Second)
+		if err := n.machine.GuestShutdown(id); err != nil {
+			t.Fatal(err)
+		}
+		r.pass(time.Second)
+		release()
+		r.end(req)
+		r.pass(time.Second)
+		same(t, "vm_state", r.show("a", id).VMState, instance.VMStopped)
+	}, "a")
+}
+
+// An inventory finds what does not fit: a domain of ours without a record and one of
+// another generation are reported and left alone, a record without a domain becomes
+// an error that a start mends, and foreign domains are counted and nothing else.
+func TestReconcile(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		n := r.nodes["a"]
+		lost, newer, fine := r.build("a"), r.build("a"), r.build("a")
+		n.stop()
+		foreign := n.machine.AddForeign("somebody's")
+		d := n.machine.Open()
+		stray := guest()
+		stray.Ports = nil
+		if err := d.Define(r.ctx, virt.Definition{Spec: stray, Generation: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Start(r.ctx, stray.UUID); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.machine.Crash(lost); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Undefine(r.ctx, lost, true); err != nil {
+			t.Fatal(err)
+		}
+		s := guest()
+		s.UUID, s.Ports = newer, nil
+		if err := d.Define(r.ctx, virt.Definition{Spec: s, Generation: 7}); err != nil {
+			t.Fatal(err)
+		}
+		_ = d.Close()
+		if err := n.machine.Crash(newer); err != nil { // its definition of the higher generation is what is left
+			t.Fatal(err)
+		}
+		n.start()
+		r.pass(15 * time.Second)
+		var host api.HostView
+		if err := r.call("a", api.GetHostInfo, api.NoArgs{}, &host); err != nil {
+			t.Fatal(err)
+		}
+		problems := strings.Join(host.Problems, "\n")
+		for _, id := range []string{lost, newer, stray.UUID} {
+			if !strings.Contains(problems, id) {
+				t.Errorf("%s is not among the problems:\n%s", id, problems)
+			}
+		}
+		same(t, "problems", len(host.Problems), 3)
+		same(t, "vm_state of the lost one", r.show("a", lost).VMState, instance.VMError)
+		same(t, "vm_state of the fine one", r.show("a", fine).VMState, instance.VMActive)
+		left := n.machine.Open()
+		defer func() { _ = left.Close() }()
+		for _, id := range []string{foreign, stray.UUID} {
+			if dom, err := left.Lookup(r.ctx, id); err != nil || !dom.Active() {
+				t.Errorf("domain %s was touched: %+v, %v", id, dom, err)
+			}
+		}
+		r.done(r.cast("a", api.StartInstance, about(lost)))
+		same(t, "vm_state of the lost one, started", r.show("a", lost).VMState, instance.VMActive)
+		if err := r.call("a", api.ShowInstance, about(foreign), nil); err == nil {
+			t.Error("a foreign domain is shown")
+		}
+	}, "a")
+}
+
+// The network's word about a port reaches the build that waits for it, before or
+// after it begins to wait, and the destination of a guest that is on its way.
+func TestExternalEvents(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		plugged := func(s instance.Spec) api.ExternalEventArgs {
+			return api.ExternalEventArgs{Events: []api.ExternalEvent{{
+				Name: vif.EventPlugged, Instance: s.UUID, Tag: s.Ports[0].ID, Status: "completed",
+			}}}
+		}
+		waiting := func() instance.Spec {
+			s := guest()
+			s.Ports[0].WaitForEvent = true
+			return s
+		}
+		late, early := waiting(), waiting()
+		build := r.cast("a", api.BuildAndRunInstance, api.BuildArgs{Spec: late})
+		r.pass(30 * time.Second)
+		if d := cmp.Diff([]api.TaskState{api.TaskAccepted, api.TaskRunning}, r.life(build)); d != "" {
+			t.Errorf("a build that waits for its port (-want +got):\n%s", d)
+		}
+		r.done(r.cast("a", api.ExternalInstanceEvent, plugged(late)))
+		r.done(build)
+		r.done(r.cast("a", api.ExternalInstanceEvent, plugged(early)))
+		r.done(r.cast("a", api.BuildAndRunInstance, api.BuildArgs{Spec: early}))
+		move := r.cast("a", api.LiveMigration, api.MigrateArgs{Instance: late.UUID, Dest: "b"})
+		r.pass(30 * time.Second)
+		same(t, "where the guest waits for the other host's port", r.show("a", late.UUID).TaskState, instance.TaskMigrating)
+		r.done(r.cast("a", api.ExternalInstanceEvent, plugged(late)))
+		r.done(move)
+		same(t, "host", r.show("b", late.UUID).Host, "b")
+	}, "a", "b")
+}
+
+// A task that this version does not know, left by a newer one, ends as failed and
+// gives its instance free; a record of a newer form is left as it is.
+func TestDowngrade(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		n, id, other := r.nodes["a"], r.build("a"), r.build("a")
+		inst := r.show("a", id)
+		n.stop()
+		inst.TaskState = "levitating"
+		s, err := state.Open(r.ctx, n.dir, state.Options{NoSync: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		instances := state.Table[instance.Instance]{Name: "instances", Version: 1}
+		newer := state.Table[map[string]any]{Name: "instances", Version: 2}
+		tasks := state.Table[map[string]any]{Name: "tasks", Version: 1}
+		req := instance.NewUUID()
+		err = s.Update(r.ctx, func(tx *state.Tx) error {
+			if err := instances.Put(tx, id, inst); err != nil {
+				return err
+			}
+			if err := newer.Put(tx, other, map[string]any{"uuid": other, "levitates": true}); err != nil {
+				return err
+			}
+			return tasks.Put(tx, req, map[string]any{
+				"id": req, "order": 1000, "sequence": 1000, "style": "cast", "method": "levitate_instance",
+				"instance": id, "args": map[string]any{}, "state": "running", "accepted_at": time.Now(),
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = s.Close()
+		n.start()
+		r.failed(req, api.TaskFailed, "unsupported_method")
+		same(t, "task_state", r.show("a", id).TaskState, instance.TaskNone)
+		r.done(r.cast("a", api.PauseInstance, about(id)))
+		n.stop()
+		if s, err = state.Open(r.ctx, n.dir, state.Options{NoSync: true}); err != nil {
+			t.Fatal(err)
+		}
+		_ = s.View(func(tx *state.Tx) error {
+			if v, ok, err := newer.Get(tx, other); !ok || err != nil || v["levitates"] != true {
+				t.Errorf("the newer record is %v, %v", v, err)
+			}
+			return nil
+		})
+		_ = s.Close()
+		n.start()
+	}, "a")
+}

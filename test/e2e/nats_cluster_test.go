@@ -1,0 +1,259 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/rpc"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+)
+
+// cluster is three NATS servers, called n0, n1, n2.
+type cluster struct {
+	urls  []string
+	kill  []func(t *testing.T) // as suddenly as it can
+	start []func(t *testing.T)
+}
+
+const clusterSize = 3
+
+// newCluster starts three servers; run starts one from its file and gives what ends it.
+func newCluster(t *testing.T, run func(t *testing.T, file, address string) (kill func(*testing.T))) *cluster {
+	t.Helper()
+	c := &cluster{kill: make([]func(*testing.T), clusterSize), start: make([]func(*testing.T), clusterSize)}
+	addresses, routes := make([]string, clusterSize), make([]string, clusterSize)
+	for i := range addresses {
+		addresses[i], routes[i] = freeAddress(t), freeAddress(t)
+		c.urls = append(c.urls, "nats://"+addresses[i])
+	}
+	for i := range addresses {
+		more := fmt.Sprintf("server_name: n%d\ncluster { name: c, listen: %q, routes: [\"nats://%s\"] }", i, routes[i], strings.Join(routes, `", "nats://`))
+		file := serverFile(t, addresses[i], filepath.Join(t.TempDir(), "js"), more)
+		c.start[i] = func(t *testing.T) {
+			t.Helper()
+			c.kill[i] = run(t, file, addresses[i])
+		}
+		c.start[i](t)
+	}
+	t.Cleanup(func() {
+		for _, kill := range c.kill {
+			kill(t)
+		}
+	})
+	return c
+}
+
+// killOnce makes the end of a server safe to ask for twice.
+func killOnce(end func()) func(*testing.T) {
+	once := sync.OnceFunc(end)
+	return func(*testing.T) { once() }
+}
+
+func insideNode(t *testing.T, file, _ string) func(*testing.T) {
+	t.Helper()
+	opts, err := server.ProcessConfigFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.NoSigs, opts.NoLog = true, true
+	s, err := server.NewServer(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	return killOnce(func() { s.Shutdown(); s.WaitForShutdown() })
+}
+
+// outsideNode is a process of its own, ended by SIGKILL.
+func outsideNode(t *testing.T, file, address string) func(*testing.T) {
+	t.Helper()
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "nats-server", "-c", file)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill := killOnce(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	waitFor(t, "server "+address, func() bool {
+		conn, err := net.DialTimeout("tcp", address, time.Second)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil
+	})
+	return kill
+}
+
+// ready waits until the cluster keeps streams.
+func (c *cluster) ready(t *testing.T, hosts ...string) {
+	t.Helper()
+	cfg := quick(c.urls...)
+	cfg.Replicas = clusterSize
+	var last error
+	waitFor(t, "the cluster to make streams", func() bool {
+		bus, err := rpc.Dial(t.Context(), cfg)
+		if err == nil {
+			err = rpc.Setup(t.Context(), bus, hosts...)
+			_ = bus.Close()
+		}
+		if last = err; err != nil {
+			t.Logf("not yet: %v", last)
+		}
+		return err == nil
+	})
+}
+
+// streams looks at all streams: how many copies each keeps, and who leads the casts.
+func (c *cluster) streams(t *testing.T) (copies map[string]int, leader int) {
+	t.Helper()
+	nc, err := nats.Connect(strings.Join(c.urls, ","))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copies, leader = map[string]int{}, -1
+	for _, name := range []string{"COMPUTE_CASTS", "COMPUTE_EVENTS", "KV_COMPUTE_HOSTS", "KV_COMPUTE_INSTANCES", "KV_COMPUTE_MIGRATIONS"} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		s, err := js.Stream(ctx, name)
+		cancel()
+		if err != nil {
+			return copies, -1
+		}
+		info := s.CachedInfo()
+		copies[name] = 1
+		for _, r := range info.Cluster.Replicas {
+			if r.Current && !r.Offline {
+				copies[name]++
+			}
+		}
+		if name == "COMPUTE_CASTS" {
+			if leader, err = strconv.Atoi(strings.TrimPrefix(info.Cluster.Leader, "n")); err != nil {
+				leader = -1
+			}
+		}
+	}
+	return copies, leader
+}
+
+// whole waits until each stream has all its copies, and gives the leader of the casts.
+func (c *cluster) whole(t *testing.T) int {
+	t.Helper()
+	leader := -1
+	waitFor(t, "all copies of all streams", func() bool {
+		var copies map[string]int
+		copies, leader = c.streams(t)
+		for _, n := range copies {
+			if n != clusterSize {
+				return false
+			}
+		}
+		return leader >= 0
+	})
+	return leader
+}
+
+// A cluster of three keeps three copies of everything; the server that leads the
+// casts dies among casts, and another one during a migration, and the caller sees
+// no error: every task succeeds, and the guest runs exactly once where it should.
+func TestClusterNodeDies(t *testing.T) {
+	t.Run("inside", func(t *testing.T) { t.Parallel(); clusterNodeDies(t, newCluster(t, insideNode)) })
+	t.Run("outside", func(t *testing.T) {
+		if _, err := exec.LookPath("nats-server"); err != nil {
+			t.Skip("SKIPPED: no nats-server on PATH (apt-get install nats-server): a server is not killed with SIGKILL")
+		}
+		t.Parallel()
+		clusterNodeDies(t, newCluster(t, outsideNode))
+	})
+}
+
+func clusterNodeDies(t *testing.T, c *cluster) {
+	t.Helper()
+	hosts := []string{"node1.example", "node2.example"}
+	c.ready(t, hosts...)
+	leader := c.whole(t)
+	r := newRig(t, func(ctx context.Context, name string) (rpc.Transport, error) {
+		cfg := quick(c.urls...)
+		cfg.Name, cfg.InboxPrefix = name, rpc.InboxOf(name)
+		return rpc.Dial(ctx, cfg)
+	}, hosts...)
+	ctx := t.Context()
+	s := spec("web0")
+	task, err := r.c.BuildAndRunInstance(ctx, hosts[0], s)
+	done(t, task, err)
+
+	began := time.Now()
+	killed := make(chan struct{})
+	var builders sync.WaitGroup
+	for n := range 4 { // each builds and deletes, before and after the death
+		builders.Go(func() {
+			for i := 0; ; i++ {
+				one := spec(fmt.Sprintf("web-%d-%d", n, i))
+				buildAndDelete(t, r, hosts[n%2], one)
+				select {
+				case <-killed:
+					if i > 2 {
+						return
+					}
+				default:
+				}
+				if t.Failed() {
+					return
+				}
+			}
+		})
+	}
+	c.kill[leader](t)
+	close(killed)
+	builders.Wait()
+	t.Logf("the leader of the casts died among casts: all ended well after %s", time.Since(began).Round(time.Millisecond))
+	if t.Failed() {
+		return
+	}
+	r.settled(t, s, hosts[0], 1)
+	c.start[leader](t)
+	next := c.whole(t)
+
+	began = time.Now()
+	task, err = r.c.LiveMigration(ctx, s.UUID, api.MigrateArgs{Dest: hosts[1], BandwidthMiB: 64}) // 2 s
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.eventually(t, "the migration to run", func() bool {
+		m, err := r.c.FindMigration(ctx, task.Migration())
+		return err == nil && m.Status == instance.MigrationRunning
+	})
+	c.kill[next](t)
+	done(t, task, nil)
+	t.Logf("a server died during a migration: it ended well after %s", time.Since(began).Round(time.Millisecond))
+	r.settled(t, s, hosts[1], 2)
+}
+
+// buildAndDelete is the life of one small guest; all of it has to succeed.
+func buildAndDelete(t *testing.T, r *rig, host string, s instance.Spec) {
+	t.Helper()
+	s.Ports = nil
+	task, err := r.c.BuildAndRunInstance(t.Context(), host, s)
+	if err := end(t, task, err); err != nil {
+		t.Errorf("build %s: %v", s.Name, err)
+		return
+	}
+	task, err = r.c.TerminateInstance(t.Context(), s.UUID)
+	if err := end(t, task, err); err != nil {
+		t.Errorf("delete %s: %v", s.Name, err)
+	}
+}

@@ -1,0 +1,376 @@
+package sim_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/compute-agent/compute-agent/pkg/agent"
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/migration"
+	"github.com/compute-agent/compute-agent/pkg/rpc"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/simulate"
+	"github.com/compute-agent/compute-agent/pkg/virt/fake"
+)
+
+// dice draws everything of one run from its seed.
+type dice struct{ *rand.Rand }
+
+func roll(seed uint64) dice { return dice{rand.New(rand.NewPCG(seed, 0x5eed))} } //nolint:gosec // a seed must give the same run again
+
+// chance is true in so many percent of all cases.
+func (d dice) chance(percent int) bool { return d.IntN(100) < percent }
+
+// within is a time below limit.
+func (d dice) within(limit time.Duration) time.Duration { return time.Duration(d.Int64N(int64(limit))) }
+
+func pick[T any](d dice, of ...T) T { return of[d.IntN(len(of))] }
+
+// weather is which kinds of trouble a run has. A calm run has none: there every
+// lawful migration must succeed.
+type weather struct {
+	calm                           bool
+	bus, machines, agents, cuts    bool
+	power, steer, guests, postcopy bool
+}
+
+// scenario is one run, drawn.
+type scenario struct {
+	seed   uint64
+	dice   dice
+	hosts  []string
+	guests []instance.Spec
+	home   []string // of each guest
+	span   time.Duration
+	w      weather
+}
+
+func draw(seed uint64) *scenario {
+	d := roll(seed)
+	s := &scenario{seed: seed, dice: d, hosts: simulate.Names("host", pick(d, 2, 2, 3)), span: 5*time.Second + d.within(40*time.Second)}
+	s.w = weather{
+		calm: d.chance(15), bus: d.chance(50), machines: d.chance(50), agents: d.chance(50), cuts: d.chance(40),
+		power: d.chance(50), steer: d.chance(60), guests: d.chance(20), postcopy: d.chance(15),
+	}
+	if s.w.calm {
+		s.w = weather{calm: true}
+	}
+	for range 2 + d.IntN(5) {
+		s.guests = append(s.guests, guest(d))
+		s.home = append(s.home, pick(d, s.hosts...))
+	}
+	return s
+}
+
+// guest draws an instance: most are idle, some write faster than the link carries.
+func guest(d dice) instance.Spec {
+	id := func() string { return fmt.Sprintf("%08x-0000-4000-8000-%012x", d.Uint32(), d.Uint64()>>16) }
+	spec := instance.Spec{
+		UUID: id(), VCPUs: 1, MemoryMiB: pick(d, 256, 512, 1024, 2048), Boot: instance.Boot{Kernel: "/boot/vmlinuz"},
+		Metadata: map[string]string{},
+		Ports: []instance.Port{{
+			ID: id(), MAC: fmt.Sprintf("52:54:00:%02x:%02x:%02x", d.IntN(256), d.IntN(256), d.IntN(256)), Binding: instance.BindingTap,
+		}},
+	}
+	if d.chance(30) {
+		spec.Ports[0].Binding, spec.Ports[0].Bridge = instance.BindingBridge, "br-int0"
+	}
+	if d.chance(10) {
+		spec.Metadata["fake.working_set_mib"], spec.Metadata["fake.dirty_mib"] = "200", pick(d, "400", "900", "1300")
+	}
+	if d.chance(15) {
+		spec.Metadata["fake.acpi"] = string(fake.ACPIIgnores)
+	}
+	return spec
+}
+
+// agent draws how one host's agent is set up.
+func (s *scenario) agent(d dice) func(string) agent.Config {
+	base := agent.Config{}
+	m := &base.Migration
+	m.OutboundSlots, m.InboundSlots = pick(d, 1, 2, 3), pick(d, 1, 2, 3)
+	m.Policy = pick(d, "", migration.PolicyNova, migration.PolicyAdaptive)
+	m.OnStall = pick(d, migration.StallAbort, migration.StallPause, migration.StallPostCopy)
+	m.PermitPostCopy, m.PermitAutoConv = d.chance(50), d.chance(30)
+	m.CompletionTimeout = pick(d, 5*time.Second, 20*time.Second, 800*time.Second)
+	m.ClaimTimeout = pick(d, 10*time.Second, 60*time.Second, 600*time.Second)
+	m.RollbackTimeout = pick(d, 10*time.Second, 120*time.Second)
+	m.BandwidthMiB = pick(d, uint64(0), 0, 100)
+	base.Reboot.ShutdownTimeout = pick(d, 2*time.Second, 60*time.Second)
+	return func(string) agent.Config { return base }
+}
+
+// play runs a scenario from its first build to the audit.
+func (s *scenario) play(t testing.TB, ctx context.Context, set setup) tally {
+	d := s.dice
+	set.hosts, set.node = s.hosts, s.agent(d)
+	set.machine = fake.Config{Finish: pick(d, 20*time.Millisecond, 1600*time.Millisecond), Setup: pick(d, 5*time.Millisecond, 100*time.Millisecond)}
+	ctx, cancel := context.WithCancel(ctx)
+	r := newRig(t, ctx, set)
+	defer func() {
+		cancel()
+		r.jobs.Wait()
+	}()
+	for i, g := range s.guests {
+		r.cast(s.home[i], g.UUID, api.BuildAndRunInstance, api.BuildArgs{Spec: g})
+	}
+	r.settle()
+	if !s.w.calm {
+		s.trouble(r)
+	}
+	s.asks(r)
+	time.Sleep(s.span)
+	r.plan.Wait()
+	r.whole()
+	r.settle()
+	s.probe(r)
+	time.Sleep(2 * time.Second) // the views' beat
+	return r.check()
+}
+
+// later does something at a time of the run that is drawn.
+func (s *scenario) later(r *rig, do func(d dice)) {
+	at, d := s.dice.within(s.span), roll(s.dice.Uint64())
+	r.plan.Go(func() {
+		time.Sleep(at)
+		do(d)
+	})
+}
+
+// asks draws what the controller wants.
+func (s *scenario) asks(r *rig) {
+	for range 6 + s.dice.IntN(10) {
+		s.later(r, func(d dice) { s.migrate(r, d) })
+	}
+	if s.w.steer {
+		for range 1 + s.dice.IntN(5) {
+			s.later(r, func(d dice) { s.steer(r, d) })
+		}
+	}
+	if s.w.power {
+		for range 1 + s.dice.IntN(5) {
+			s.later(r, func(d dice) { s.switchPower(r, d) })
+		}
+	}
+}
+
+// where gives a guest and the host that the view has it on; now and then a wrong one.
+func (s *scenario) where(r *rig, d dice) (id, host string) {
+	id = pick(d, s.guests...).UUID
+	if i, known := r.seen()[id]; known && !d.chance(4) {
+		return id, i.Host
+	}
+	return id, pick(d, s.hosts...)
+}
+
+func (s *scenario) migrate(r *rig, d dice) {
+	id, host := s.where(r, d)
+	dest := pick(d, s.hosts...)
+	for dest == host && !d.chance(2) {
+		dest = pick(d, s.hosts...)
+	}
+	args := api.MigrateArgs{Instance: id, Dest: dest, Priority: pick(d, "", api.PriorityUser, api.PriorityDrain)}
+	if d.chance(30) {
+		args.Policy = pick(d, migration.PolicyNova, migration.PolicyAdaptive, migration.PolicyPauseNow, migration.PolicyPostCopyNow)
+	}
+	if d.chance(30) {
+		args.Migration = instance.NewUUID()
+	}
+	if d.chance(20) {
+		args.BandwidthMiB = pick(d, uint64(50), 500)
+	}
+	r.cast(host, id, api.LiveMigration, args)
+}
+
+func (s *scenario) steer(r *rig, d dice) {
+	id, host := s.where(r, d)
+	if d.chance(70) { // soon after a migration began
+		s.migrate(r, d)
+		time.Sleep(d.within(3 * time.Second))
+	}
+	r.cast(host, id, pick(d, api.LiveMigrationAbort, api.LiveMigrationAbort, api.LiveMigrationForceComplete), api.MigrationRefArgs{Instance: id})
+}
+
+func (s *scenario) switchPower(r *rig, d dice) {
+	id, host := s.where(r, d)
+	one := api.InstanceArgs{Instance: id}
+	clean := d.chance(50)
+	switch d.IntN(12) {
+	case 0, 1:
+		r.cast(host, id, api.StopInstance, api.StopArgs{Instance: id, CleanShutdown: &clean})
+		time.Sleep(d.within(3 * time.Second))
+		r.cast(host, id, api.StartInstance, one)
+	case 2, 3:
+		r.cast(host, id, api.RebootInstance, api.RebootArgs{Instance: id, RebootType: api.RebootSoft})
+	case 4, 5:
+		r.cast(host, id, api.RebootInstance, api.RebootArgs{Instance: id, RebootType: api.RebootHard})
+	case 6, 7:
+		r.cast(host, id, api.PauseInstance, one)
+		time.Sleep(d.within(3 * time.Second))
+		r.cast(host, id, api.UnpauseInstance, one)
+	case 8:
+		r.cast(host, id, api.PauseInstance, one)
+	case 9:
+		r.cast(host, id, api.StopInstance, api.StopArgs{Instance: id, CleanShutdown: &clean})
+	case 10:
+		r.cast(host, id, api.SuspendInstance, one)
+		time.Sleep(d.within(3 * time.Second))
+		r.cast(host, id, api.ResumeInstance, one)
+	default:
+		r.cast(host, id, api.TerminateInstance, one)
+	}
+}
+
+// trouble draws what goes wrong.
+func (s *scenario) trouble(r *rig) {
+	if s.w.bus {
+		r.bus.SetFaults(storm(s.dice))
+	}
+	times := func(on bool, most int, do func(dice)) {
+		for range s.dice.IntN(most) + 1 {
+			if on {
+				s.later(r, do)
+			}
+		}
+	}
+	site := func(d dice) *site { return r.sites[pick(d, s.hosts...)] }
+	times(s.w.cuts, 2, func(d dice) {
+		name := pick(d, s.hosts...)
+		r.bus.Partition(name)
+		time.Sleep(d.within(10 * time.Second))
+		r.bus.Heal(name)
+	})
+	times(s.w.cuts, 1, func(d dice) { r.bus.Restart(func() { time.Sleep(d.within(5 * time.Second)) }) })
+	times(s.w.agents, 3, func(d dice) { site(d).restart(true, d.within(10*time.Second)) })
+	times(s.w.agents, 1, func(d dice) { site(d).restart(false, d.within(10*time.Second)) })
+	times(s.w.agents, 3, func(d dice) {
+		si := site(d)
+		si.dieAfter(1 + d.IntN(30))
+		select {
+		case <-si.died:
+			si.restart(true, d.within(10*time.Second))
+		case <-time.After(s.span):
+		case <-r.ctx.Done():
+		}
+	})
+	times(s.w.machines, 6, func(d dice) { s.machineFault(r, d) })
+	times(s.w.machines, 1, func(d dice) {
+		m := site(d).Machine
+		m.Disconnect()
+		time.Sleep(d.within(15 * time.Second))
+		m.Reconnect()
+	})
+	times(s.w.guests, 2, func(d dice) { s.killGuest(r, d) })
+}
+
+// killGuest ends a guest's QEMU where it runs; the run remembers that it did.
+func (s *scenario) killGuest(r *rig, d dice) {
+	id := pick(d, s.guests...).UUID
+	r.mu.Lock()
+	r.killed[id] = true
+	r.mu.Unlock()
+	for _, name := range s.hosts {
+		if r.sites[name].Machine.Crash(id) == nil {
+			return
+		}
+	}
+}
+
+// machineFault makes calls to one hypervisor fail, hang, be slow, or lose their answer.
+func (s *scenario) machineFault(r *rig, d dice) {
+	methods := []string{
+		"Lookup", "Check", "Define", "Undefine", "Start", "Destroy", "Pause", "Unpause", "Job", "CompletedJob", "AbortJob", "Migrate",
+		"PrepareIncoming", "CancelIncoming", "SetMaxDowntime", "StartPostCopy", "List", "Host",
+		fake.PointBegin, fake.PointPreCopy, fake.PointFinish,
+	}
+	if s.w.postcopy {
+		methods = append(methods, fake.PointPostCopy)
+	}
+	f := fake.Fault{Method: pick(d, methods...), Times: 1 + d.IntN(3)}
+	if f.Method == fake.PointPostCopy {
+		r.mu.Lock()
+		for _, g := range s.guests {
+			r.broken[g.UUID] = true
+		}
+		r.mu.Unlock()
+	}
+	switch d.IntN(4) {
+	case 0:
+		f.Err = errors.New("drawn: it failed")
+	case 1:
+		f.Err, f.After = fault.New(fault.Unavailable, f.Method, "", "drawn: the answer was lost"), true
+	case 2:
+		f.Delay = d.within(8 * time.Second)
+	default:
+		f.Hang = true
+	}
+	remove := r.sites[pick(d, s.hosts...)].Machine.Faults().Add(f)
+	time.Sleep(d.within(20 * time.Second))
+	remove()
+}
+
+// storm judges the bus's messages: each leg of each connection has its own row of
+// draws, so that the order of goroutines changes little.
+func storm(d dice) func(rpc.Passage) rpc.Fate {
+	drop, twice, late := d.IntN(8), d.IntN(8), d.IntN(15)
+	seed := d.Uint64()
+	rows := map[string]dice{}
+	return func(p rpc.Passage) rpc.Fate { // called under the bus's lock
+		key := fmt.Sprint(p.Conn, p.Leg)
+		row, known := rows[key]
+		if !known {
+			h := seed
+			for _, c := range []byte(key) {
+				h = h*1099511628211 ^ uint64(c)
+			}
+			row = roll(h)
+			rows[key] = row
+		}
+		f := rpc.Fate{Drop: row.chance(drop), Duplicate: row.chance(twice)}
+		if row.chance(late) {
+			f.Delay = row.within(2 * time.Second)
+		}
+		return f
+	}
+}
+
+// probe asks for one more migration of every guest that runs, now that all is whole:
+// each must succeed, so no slot, claim or lane is left taken.
+func (s *scenario) probe(r *rig) {
+	var ids []string
+	for _, g := range s.guests {
+		i, known := r.seen()[g.UUID]
+		if !known || i.VMState != instance.VMActive || g.Metadata["fake.dirty_mib"] != "" || r.frozen(g.UUID) {
+			continue
+		}
+		next := s.hosts[0]
+		for n, name := range s.hosts {
+			if name == i.Host {
+				next = s.hosts[(n+1)%len(s.hosts)]
+			}
+		}
+		ids = append(ids, r.cast(i.Host, g.UUID, api.LiveMigration, api.MigrateArgs{Instance: g.UUID, Dest: next, CompletionTimeoutSeconds: 3600}))
+	}
+	for _, id := range ids {
+		if e := r.await(id); e.State != api.TaskSucceeded {
+			r.t.Errorf("with all whole again, migration of %s from %s: %s, %v", e.Instance, e.Host, e.State, e.Error)
+		}
+	}
+}
+
+// frozen reports whether a migration of the guest has an unknown outcome.
+func (r *rig) frozen(id string) bool {
+	for _, name := range r.names {
+		for _, m := range r.migrations(name) {
+			if m.Instance == id && m.Status == instance.MigrationError {
+				return true
+			}
+		}
+	}
+	return false
+}

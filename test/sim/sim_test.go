@@ -1,0 +1,108 @@
+package sim_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var (
+	seeds = flag.Int("seeds", 0, "how many seeds to play; 0: as many as fit a test run")
+	first = flag.Uint64("first", 0, "the first seed; 0: a fresh one")
+	times = flag.Int("times", 1, "how often each seed is played")
+)
+
+// TestSimulation plays fresh seeds. A failure names its seed.
+func TestSimulation(t *testing.T) {
+	n, seed := *seeds, *first
+	if n == 0 {
+		n = 300
+	}
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano()) >> 16 << 20 //nolint:gosec // a fresh seed
+	}
+	var next atomic.Uint64
+	var mu sync.Mutex
+	var total tally
+	begin := time.Now()
+	t.Run("runs", func(t *testing.T) {
+		for w := range runtime.GOMAXPROCS(0) {
+			t.Run(fmt.Sprint(w), func(t *testing.T) {
+				t.Parallel()
+				dir := workDir(t)
+				for {
+					i := next.Add(1) - 1
+					if i >= uint64(n**times) || t.Failed() { //nolint:gosec // not negative
+						return
+					}
+					got := one(t, seed+i/uint64(*times), dir, n == 1) //nolint:gosec // not negative
+					mu.Lock()
+					total.add(got)
+					mu.Unlock()
+				}
+			})
+		}
+	})
+	took := time.Since(begin)
+	t.Logf("%d runs from seed %d in %v: %v: %.0f migrations a minute", n**times, seed, took.Round(time.Millisecond), total,
+		float64(total.migrations)/took.Minutes())
+}
+
+// one plays one seed in a bubble of virtual time. With loud, the agents' log is shown
+// when it fails.
+func one(t *testing.T, seed uint64, dir string, loud bool) (got tally) {
+	t.Helper()
+	defer func() {
+		if p := recover(); p != nil {
+			fmt.Fprintf(os.Stderr, "--- seed %d: %v\n", seed, p)
+			panic(p)
+		}
+	}()
+	stuck := time.AfterFunc(time.Minute, func() { // real time: something spins, or a lock is held across a wait
+		stacks := make([]byte, 1<<20)
+		fmt.Fprintf(os.Stderr, "--- seed %d has run for a minute\n%s\n", seed, stacks[:runtime.Stack(stacks, true)])
+		os.Exit(2)
+	})
+	defer stuck.Stop()
+	s := draw(seed)
+	state := filepath.Join(dir, fmt.Sprint(seed))
+	synctest.Test(t, func(t *testing.T) {
+		set := setup{dir: state}
+		var log bytes.Buffer
+		if loud {
+			set.log = &log
+		}
+		got = s.play(t, t.Context(), set)
+		if t.Failed() {
+			t.Errorf("seed %d: play it again with: make sim SEED=%d", seed, seed)
+			_, _ = log.WriteTo(os.Stderr)
+		}
+	})
+	if err := os.RemoveAll(state); err != nil {
+		t.Error(err)
+	}
+	return got
+}
+
+// workDir is where the journals of a test go: memory where there is some, for speed.
+func workDir(t *testing.T) string {
+	t.Helper()
+	if info, err := os.Stat("/dev/shm"); err != nil || !info.IsDir() {
+		return t.TempDir()
+	}
+	dir, err := os.MkdirTemp("/dev/shm", strings.ReplaceAll("compute-agent-sim-*", "/", ""))
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
