@@ -21,7 +21,7 @@ import (
 // dice draws everything of one run from its seed.
 type dice struct{ *rand.Rand }
 
-func roll(seed uint64) dice { return dice{rand.New(rand.NewPCG(seed, 0x5eed))} } //nolint:gosec // a seed must give the same run again
+func roll(seed uint64) dice { return dice{rand.New(rand.NewPCG(seed, 0x5eed))} }
 
 // chance is true in so many percent of all cases.
 func (d dice) chance(percent int) bool { return d.IntN(100) < percent }

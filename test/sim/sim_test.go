@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -28,7 +27,7 @@ func TestSimulation(t *testing.T) {
 		n = 300
 	}
 	if seed == 0 {
-		seed = uint64(time.Now().UnixNano()) >> 16 << 20 //nolint:gosec // a fresh seed
+		seed = uint64(time.Now().UnixNano()) >> 16 << 20
 	}
 	var next atomic.Uint64
 	var mu sync.Mutex
@@ -41,10 +40,10 @@ func TestSimulation(t *testing.T) {
 				dir := workDir(t)
 				for {
 					i := next.Add(1) - 1
-					if i >= uint64(n**times) || t.Failed() { //nolint:gosec // not negative
+					if i >= uint64(n**times) || t.Failed() {
 						return
 					}
-					got := one(t, seed+i/uint64(*times), dir, n == 1) //nolint:gosec // not negative
+					got := one(t, seed+i/uint64(*times), dir, n == 1)
 					mu.Lock()
 					total.add(got)
 					mu.Unlock()
@@ -53,7 +52,7 @@ func TestSimulation(t *testing.T) {
 		}
 	})
 	took := time.Since(begin)
-	t.Logf("%d runs from seed %d in %v: %v: %.0f migrations a minute", n**times, seed, took.Round(time.Millisecond), total,
+	t.Logf("%d runs from seed %d in %v: %v: %.0f migrations a minute", n**times, seed, took.Round(time.Millisecond), total.String(),
 		float64(total.migrations)/took.Minutes())
 }
 
@@ -99,7 +98,7 @@ func workDir(t *testing.T) string {
 	if info, err := os.Stat("/dev/shm"); err != nil || !info.IsDir() {
 		return t.TempDir()
 	}
-	dir, err := os.MkdirTemp("/dev/shm", strings.ReplaceAll("compute-agent-sim-*", "/", ""))
+	dir, err := os.MkdirTemp("/dev/shm", "compute-agent-sim-*") //nolint:usetesting // in memory, which t.TempDir is not
 	if err != nil {
 		return t.TempDir()
 	}

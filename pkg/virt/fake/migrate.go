@@ -200,12 +200,12 @@ func (m *migration) wake() {
 	mu.Lock()
 	defer mu.Unlock()
 	m.busy = false
-	switch m.stage {
-	case stageOver:
+	if m.stage == stageOver {
 		return
-	case at:
+	}
+	if m.stage == at {
 		m.insideLocked(at, err, time.Now())
-	default: // it was moved on meanwhile, by StartPostCopy: that goes its own way
+	} else { // it was moved on meanwhile, by StartPostCopy: that goes its own way
 		m.armLocked(time.Until(m.due))
 	}
 	_ = m.host.changedLocked() // kept for the next call
