@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -81,9 +82,16 @@ func (a *app) completeMigrations(cmd *cobra.Command, args []string, prefix strin
 		if err != nil {
 			return nil
 		}
-		words := make([]string, 0, len(all))
-		for _, m := range all {
-			words = append(words, m.UUID+"\t"+string(m.Status)+", "+m.Source+" to "+m.Dest)
+		names := namesOf(ctx, s)
+		var words []string
+		for _, m := range slices.Backward(all) { // the newest first
+			about := "\t" + string(m.Status) + ", " + m.Source + " to " + m.Dest
+			if name := names[m.Instance]; name != "" && !slices.ContainsFunc(words, func(w string) bool { return strings.HasPrefix(w, name+"\t") }) {
+				words = append(words, name+about)
+			}
+			if prefix != "" || names[m.Instance] == "" {
+				words = append(words, m.UUID+about)
+			}
 		}
 		return words
 	})
@@ -98,7 +106,22 @@ func (a *app) completeMethods(style api.Style) cobra.CompletionFunc {
 		case 1:
 			return matching(methodNames(style), prefix), cobra.ShellCompDirectiveNoFileComp
 		default:
-			return nil, cobra.ShellCompDirectiveNoFileComp
+			return matching(argumentKeys(args[1], args[2:]), prefix), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 		}
 	}
+}
+
+// argumentKeys are the arguments of a method that are not given yet.
+func argumentKeys(method string, given []string) []string {
+	m, ok := api.Find(method)
+	if !ok {
+		return nil
+	}
+	var keys []string
+	for _, name := range argumentNames(reflect.TypeOf(m.Args()).Elem(), false) {
+		if !slices.ContainsFunc(given, func(g string) bool { return strings.HasPrefix(g, name+"=") }) {
+			keys = append(keys, name+"=")
+		}
+	}
+	return keys
 }

@@ -27,7 +27,7 @@ func (a *app) callCommand() *cobra.Command {
 		Example: "  compute-agent call node1 show_instance instance=web1\n  compute-agent call node1 get_available_resource",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), func(ctx context.Context, s *session) error {
-				raw, err := a.requestBody(ctx, s, args[1], args[2:])
+				raw, err := a.requestBody(ctx, s, api.Call, args[1:])
 				if err != nil {
 					return err
 				}
@@ -53,7 +53,7 @@ func (a *app) castCommand() *cobra.Command {
 	w := a.waitFlags(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		return a.with(cmd.Context(), func(ctx context.Context, s *session) error {
-			raw, err := a.requestBody(ctx, s, args[1], args[2:])
+			raw, err := a.requestBody(ctx, s, api.Cast, args[1:])
 			if err != nil {
 				return err
 			}
@@ -69,14 +69,11 @@ func (a *app) castCommand() *cobra.Command {
 
 // knownMethod adds near names to the error of a method that the agent doesn't know.
 func knownMethod(err error, method string, style api.Style) error {
-	var e *fault.Error
-	if !errors.Is(err, fault.UnsupportedMethod) || !errors.As(err, &e) || e.Hint != "" {
-		return err
+	e, ok := errors.AsType[*fault.Error](err)
+	if hint := near.Hint(method, methodNames(style)); ok && hint != "" && errors.Is(err, fault.UnsupportedMethod) {
+		return e.WithHint("%s", hint)
 	}
-	if m, ok := api.Find(method); ok && m.Style != style {
-		return e.WithHint("it is a %s: compute-agent %s HOST %s", m.Style, m.Style, method)
-	}
-	return e.WithHint("%s", near.Hint(method, methodNames(style)))
+	return err
 }
 
 func methodNames(style api.Style) []string {
@@ -89,24 +86,52 @@ func methodNames(style api.Style) []string {
 	return names
 }
 
-// requestBody makes the JSON object of a request from the command line.
-func (a *app) requestBody(ctx context.Context, s *session, method string, args []string) (json.RawMessage, error) {
+// requestBody makes the JSON object of a request from the command line: the method,
+// and its arguments. What this version knows to be wrong is not sent; a method that it
+// doesn't know is, for the agent may.
+func (a *app) requestBody(ctx context.Context, s *session, style api.Style, words []string) (json.RawMessage, error) {
+	method, args := words[0], words[1:]
+	m, known := api.Find(method)
+	if known && m.Style != style {
+		return nil, fault.Newf(fault.UnsupportedMethod, "", method, "it is a %s", m.Style).WithHint("compute-agent %s HOST %s", m.Style, method)
+	}
 	if len(args) == 1 && (args[0] == "-" || strings.HasPrefix(args[0], "@")) {
-		raw, err := a.readInput(strings.TrimPrefix(args[0], "@"))
-		if err == nil && !json.Valid(raw) {
-			err = fault.New(fault.InvalidArgument, method, args[0], "it is not JSON")
-		}
-		return raw, err
+		return a.readObject(method, args[0])
 	}
 	var want reflect.Type
-	if m, ok := api.Find(method); ok {
+	if known {
 		want = reflect.TypeOf(m.Args()).Elem()
 	}
+	object, err := objectOf(ctx, s, want, words)
+	if err == nil {
+		err = enough(want, method, object)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(object)
+}
+
+// readObject reads the JSON object of @FILE or -.
+func (a *app) readObject(method, from string) (json.RawMessage, error) {
+	raw, err := a.readInput(strings.TrimPrefix(from, "@"))
+	if err == nil && json.Unmarshal(raw, &map[string]any{}) != nil {
+		err = fault.New(fault.InvalidArgument, method, from, "it is not a JSON object")
+	}
+	return raw, err
+}
+
+// objectOf makes an object of a method's key=value words.
+func objectOf(ctx context.Context, s *session, want reflect.Type, words []string) (map[string]any, error) {
+	method, args := words[0], words[1:]
 	object := map[string]any{}
 	for _, arg := range args {
 		key, value, ok := strings.Cut(arg, "=")
 		if !ok {
 			return nil, usage("%q: write key=value, @FILE or -", arg)
+		}
+		if err := member(want, method, key); err != nil {
+			return nil, err
 		}
 		value, err := named(ctx, s, key, value)
 		if err != nil {
@@ -116,13 +141,59 @@ func (a *app) requestBody(ctx context.Context, s *session, method string, args [
 			return nil, err
 		}
 	}
-	return json.Marshal(object)
+	return object, nil
+}
+
+// member refuses a key that a method of this version does not have: an agent ignores
+// what it doesn't know, and a slip of the finger would go unseen.
+func member(want reflect.Type, method, key string) error {
+	head, _, nested := strings.Cut(key, ".")
+	if want == nil || nested && fieldType(want, head) != nil || fieldType(want, key) != nil {
+		return nil
+	}
+	hint := near.Hint(head, argumentNames(want, false))
+	if hint == "" {
+		hint = "it has " + strings.Join(argumentNames(want, false), ", ") + "; what a later version has can be sent with @FILE or -"
+	}
+	return fault.Newf(fault.InvalidArgument, "", method, "it has no argument %s", key).WithHint("%s", hint)
+}
+
+// enough refuses a request without what its method can't do without.
+func enough(want reflect.Type, method string, object map[string]any) error {
+	var missing []string
+	for _, name := range argumentNames(want, true) {
+		if object[name] == nil {
+			missing = append(missing, name+"=…")
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return fault.New(fault.InvalidArgument, "", method, "it also wants "+strings.Join(missing, " "))
+}
+
+// argumentNames are the names of a method's arguments, or of those that it must have.
+func argumentNames(want reflect.Type, required bool) []string {
+	var names []string
+	if want == nil {
+		return nil
+	}
+	for f := range want.Fields() {
+		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if name != "" && name != "-" && (!required || !strings.Contains(options, "omit")) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // named turns the name of an instance into its UUID where a UUID is asked for.
 func named(ctx context.Context, s *session, key, value string) (string, error) {
 	if key != "instance" || instance.CheckUUID("", value) == nil {
 		return value, nil
+	}
+	if value == "" {
+		return "", usage("instance= is empty: write its name or its UUID")
 	}
 	i, err := s.FindInstance(ctx, value)
 	return i.UUID, err

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"gopkg.in/yaml.v3"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
@@ -56,4 +57,61 @@ func TestMethodsInto(t *testing.T) {
 	if _, err := methodsInto(root, []byte("no marks")); fault.KindOf(err) != fault.PreconditionFailed {
 		t.Errorf("a document without marks gives %v", err)
 	}
+}
+
+// Every reference of the AsyncAPI document leads somewhere, and every method is in it.
+func TestAsyncAPI(t *testing.T) {
+	raw, err := asyncapi(root, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc map[string]any
+	if err := yaml.Unmarshal(raw, &doc); err != nil {
+		t.Fatal(err)
+	}
+	refs := 0
+	var walk func(v any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case []any:
+			for _, each := range v {
+				walk(each)
+			}
+		case map[string]any:
+			if to, ok := v["$ref"].(string); ok {
+				refs++
+				if !leads(doc, to) {
+					t.Errorf("%s leads nowhere", to)
+				}
+			}
+			for _, each := range v {
+				walk(each)
+			}
+		}
+	}
+	walk(doc)
+	if refs < 100 {
+		t.Errorf("only %d references", refs)
+	}
+	for _, m := range api.Methods() {
+		if !leads(doc, "#/operations/"+string(m.Style)+"_"+m.Name) || !leads(doc, "#/components/messages/"+m.Name+"/payload") {
+			t.Errorf("%s is missing", m.Name)
+		}
+	}
+	if !leads(doc, "#/components/schemas/Spec/properties/memory_mib/type") {
+		t.Error("objects are not described")
+	}
+}
+
+func leads(doc any, path string) bool {
+	for part := range strings.SplitSeq(strings.TrimPrefix(path, "#/"), "/") {
+		m, ok := doc.(map[string]any)
+		if !ok {
+			return false
+		}
+		if doc, ok = m[part]; !ok {
+			return false
+		}
+	}
+	return true
 }

@@ -1,5 +1,6 @@
 // Command docgen writes the documents that are made from the code: what can be
-// configured, the example of a configuration file, and the methods of the wire.
+// configured, the example of a configuration file, and the methods of
+// the wire for people and as AsyncAPI.
 // `make generate` runs it; a test fails when a document is not what it would write.
 package main
 
@@ -39,6 +40,7 @@ func documents() []document {
 		{"docs/configuration.md", whole(config.Markdown)},
 		{"systemd/compute-agent.toml", whole(config.Example)},
 		{"docs/rpc.md", methodsInto},
+		{"docs/asyncapi.yaml", asyncapi},
 	}
 }
 

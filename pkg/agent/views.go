@@ -2,8 +2,8 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
@@ -156,18 +156,16 @@ func (a *Agent) publishViews(ctx context.Context) error {
 			return nil
 		}
 		round := a.views.turn()
-		if green.Sleep(ctx, a.cfg.ViewInterval) != nil {
-			return nil
+		err := green.Sleep(ctx, a.cfg.ViewInterval)
+		if err == nil {
+			err = a.publishRound(ctx, round)
 		}
-		err := a.publishRound(ctx, round)
 		if err == nil {
 			pause = a.cfg.RetryFirst
 			continue
 		}
 		logkit.From(ctx).Debug("views wait for the bus", logkit.Err(err))
-		if green.Sleep(ctx, pause) != nil {
-			return nil
-		}
+		_ = green.Sleep(ctx, pause) // ended early: the loop sees why
 		pause = min(2*pause, a.cfg.RetryLimit)
 		signal(a.views.wake)
 	}
@@ -185,27 +183,28 @@ func (a *Agent) publishRound(ctx context.Context, round uint64) error {
 		}
 	}
 	pool := green.NewPool(viewWorkers)
-	var mu sync.Mutex
-	var failed error
+	var failed atomic.Pointer[error]
 	for _, k := range keys {
-		mu.Lock()
-		stop := failed != nil
-		mu.Unlock()
-		if stop {
+		if failed.Load() != nil {
 			break // the bus is away: the others stay marked
 		}
-		if err := pool.SpawnN(ctx, func(ctx context.Context) error {
+		err := pool.SpawnN(ctx, func(ctx context.Context) error {
 			if err := a.show(ctx, k); err != nil {
-				mu.Lock()
-				failed = err
-				mu.Unlock()
+				failed.Store(&err)
 			}
 			return nil
-		}); err != nil {
+		})
+		if err != nil {
 			return err
 		}
 	}
-	return errors.Join(pool.WaitAll(ctx), failed)
+	if err := pool.WaitAll(ctx); err != nil {
+		return err
+	}
+	if err := failed.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 func (a *Agent) publishView(ctx context.Context, k viewKey) error {
@@ -282,7 +281,7 @@ func (a *Agent) hostView() api.HostView {
 	facts, connected, problems := a.machine.get()
 	set := a.ledger.switched()
 	v := api.HostView{
-		Host: a.cfg.Host, Agent: version.String(), APIVersion: api.Version, MachineID: a.cfg.MachineID,
+		Host: a.cfg.Host, Agent: version.String(), APIVersion: a.cfg.APIVersion, MachineID: a.cfg.MachineID,
 		Enabled: !set.Disabled, DisabledReason: set.Reason, Driver: a.cfg.Driver, Hypervisor: "away",
 		HypervisorType: facts.HypervisorType, HypervisorVersion: facts.HypervisorVersion, CPUModel: facts.CPUModel,
 		Resources: a.resources(""), Problems: problems,
@@ -294,7 +293,7 @@ func (a *Agent) hostView() api.HostView {
 	for _, r := range a.ledger.openMigrations() {
 		switch {
 		case r.Migration.Status == instance.MigrationError:
-			v.Problems = append(v.Problems, "migration "+r.Migration.UUID+": its outcome is unknown")
+			v.Problems = append(v.Problems, "migration "+r.Migration.UUID+": its outcome is unknown; compute-agent migration resolve "+r.Migration.UUID)
 		case r.Role == migration.RoleSource:
 			v.MigrationsOut++
 		case r.Role == migration.RoleDest && !r.Committed:

@@ -14,6 +14,10 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
+// stillPreparing is when a destination that prepares is first asked whether it still
+// does; the next pauses double, up to Config.PeerTimeout.
+const stillPreparing = 5 * time.Second
+
 // sourceTable is the source's phase table (design section 7). Up to perform every
 // step has its undo; behind it the guest is the destination's.
 func sourceTable() []step[*run] {
@@ -67,6 +71,11 @@ func (r *run) examine(ctx context.Context) (found func(Record) Record, reasons [
 	case d.State != virt.Running && d.State != virt.Paused:
 		reasons = append(reasons, "the instance does not run: it is "+string(d.State))
 	}
+	leaving, err := r.leaving(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	reasons = merge(reasons, leaving)
 	storage, err := r.storage(ctx)
 	return func(rec Record) Record {
 		rec.WasPaused = d.State == virt.Paused
@@ -74,6 +83,14 @@ func (r *run) examine(ctx context.Context) (found func(Record) Record, reasons [
 		rec.Storage = storage
 		return rec
 	}, reasons, err
+}
+
+// leaving asks the hypervisor whether it could send the guest as asked, bounded.
+func (r *run) leaving(ctx context.Context) ([]string, error) {
+	ctx, cancel := within(ctx, r.s.cfg.HypervisorWait, "the hypervisor's answer")
+	defer cancel()
+	reasons, err := r.s.ports.Hypervisor.CheckLeaving(ctx, r.request())
+	return reasons, fault.Wrap(causeOf(ctx, err), op, r.instance)
 }
 
 // storage asks the hypervisor for the guest's disks, bounded.
@@ -165,14 +182,60 @@ func (r *run) prepare(ctx context.Context) error {
 	res, err := patiently(ctx, r.s.cfg, func(ctx context.Context) (api.PreparedResult, error) {
 		ctx, cancel := within(ctx, r.s.cfg.PrepareTimeout, "pre_live_migration on "+dest)
 		defer cancel()
-		res, err := r.s.ports.Peer.Prepare(ctx, dest, r.peerArgs())
+		res, err := r.askPrepare(ctx, dest)
 		return res, causeOf(ctx, err)
 	})
 	if err != nil {
 		return fault.Wrap(err, op, dest)
 	}
-	r.note(func(rec *Record) { rec.Inbound = virt.Inbound{URI: res.URI, MigrateURI: res.MigrateURI} })
+	r.note(func(rec *Record) { rec.Inbound = inboundOf(res) })
 	return nil
+}
+
+// askPrepare asks the destination to prepare, and while it does asks whether it still
+// does: an agent that was restarted meanwhile will never answer that call.
+func (r *run) askPrepare(ctx context.Context, dest string) (api.PreparedResult, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // of a call that is given up
+	call := green.Spawn(ctx, func(ctx context.Context) (api.PreparedResult, error) {
+		return r.s.ports.Peer.Prepare(ctx, dest, r.peerArgs())
+	})
+	pause := stillPreparing
+	for over := 0; over < 2; { // once more: the answer and the end may cross
+		patience, enough := context.WithTimeout(ctx, pause)
+		res, err := call.Wait(patience)
+		enough()
+		select {
+		case <-call.Done():
+			return res, err
+		case <-ctx.Done(): // the call ends with it
+			return call.Wait(context.WithoutCancel(ctx))
+		default:
+		}
+		if r.preparing(ctx, dest) {
+			over, pause = 0, min(2*pause, max(r.s.cfg.PeerTimeout, stillPreparing))
+		} else {
+			over, pause = over+1, stillPreparing
+		}
+	}
+	return api.PreparedResult{}, fault.New(fault.Unavailable, op, dest, "the destination's agent was restarted while it prepared").
+		WithHint("start the migration again")
+}
+
+// preparing reports whether the destination may still be at it; silence proves nothing.
+func (r *run) preparing(ctx context.Context, dest string) bool {
+	ctx, cancel := within(ctx, r.s.cfg.PeerTimeout, "asking "+dest)
+	defer cancel()
+	m, err := r.s.ports.Peer.Show(ctx, dest, r.id)
+	if err != nil {
+		return fault.KindOf(err) != fault.NotFound
+	}
+	return !m.Status.Ended()
+}
+
+// inboundOf reads where the destination wants the guest sent.
+func inboundOf(res api.PreparedResult) virt.Inbound {
+	return virt.Inbound{URI: res.URI, MigrateURI: res.MigrateURI, TLSName: res.TLSName}
 }
 
 // rollback lets the destination undo what it made. It asks until it is answered, for
@@ -195,7 +258,7 @@ func (r *run) rollback(ctx context.Context) error {
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case refused(err):
+	case refused(err) && r.record().Resolved == VerdictNone:
 		return errors.Join(errUnknown, fault.Wrap(err, op, dest))
 	}
 	logkit.From(ctx).Warn("the destination could not be told to undo; it will find out when its claim runs out", logkit.Err(err))
@@ -226,7 +289,7 @@ func (r *run) standOnce(ctx context.Context) error {
 		return fault.Wrap(err, op, r.instance)
 	case !stuck || rec.WasPaused:
 		return nil
-	case !rec.RolledBack:
+	case !rec.RolledBack && rec.Resolved == VerdictNone:
 		return errors.Join(errUnknown, fault.New(fault.Conflict, op, r.instance,
 			"the guest stands still here, and the destination has not confirmed that it never ran there"))
 	}
