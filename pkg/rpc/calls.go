@@ -13,8 +13,8 @@ import (
 // dispatch decodes a call and runs the handler; the two transports share it.
 // send is called exactly once unless the handler never responds; beat before it, as
 // often as the caller asked for.
-func dispatch(serving context.Context, method string, h header, args []byte, out outlet, handle Handler) {
-	send := out.send //nolint:revive // six: a call, where its answer goes, who handles it
+func dispatch(serving context.Context, method string, h header, args []byte, out outlet, handle Handler) { //nolint:revive // six: a call, where its answer goes, who handles it
+	send := out.send
 	m, bad := decodeMessage(method, h, args, false)
 	if bad != nil {
 		send(Reply{Err: bad})

@@ -53,7 +53,7 @@ func TestServerRestartsAndMoves(t *testing.T) {
 			done(t, task, nil)
 		}
 		r.stories(t, tasks)
-		r.settled(t, guest, hosts[round%2], uint64(round)+1) //nolint:gosec // small
+		r.settled(t, guest, hosts[round%2], uint64(round)+1)
 		task, err := r.c.LiveMigration(t.Context(), guest.UUID, api.MigrateArgs{Dest: hosts[(round+1)%2]})
 		done(t, task, err)
 	}
