@@ -48,13 +48,12 @@ func (m *machine) set(fn func(*machine)) {
 // onEvent is the driver's subscriber: it only notes which domain to look at. The
 // queue keeps one entry a domain, so a storm of events costs one look.
 func (a *Agent) onEvent(e virt.Event) {
-	switch e.Kind {
-	case virt.EventDisconnected:
+	if e.Kind == virt.EventIteration || e.Kind == virt.EventJobCompleted {
+		return
+	}
+	if e.Kind == virt.EventDisconnected {
 		a.machine.set(func(m *machine) { m.connected = false })
 		a.views.mark(rpc.Hosts, "")
-	case virt.EventIteration, virt.EventJobCompleted:
-		return
-	default:
 	}
 	a.looks.Add(e.Domain, 0, e)
 }
@@ -72,7 +71,7 @@ func (a *Agent) look(ctx context.Context, id string, e virt.Event) error {
 }
 
 // names of instance events, by what the hypervisor said.
-var eventNames = map[virt.EventKind]string{
+var eventNames = map[virt.EventKind]string{ //nolint:exhaustive // the others change no record
 	virt.EventStarted: "started", virt.EventResumed: "resumed", virt.EventSuspended: "paused", virt.EventStopped: "stopped",
 	virt.EventShutdown: "shutdown", virt.EventCrashed: "crashed", virt.EventPMSuspended: "suspended", virt.EventRebooted: "guest-rebooted",
 }
