@@ -22,7 +22,7 @@ func (a *app) migrationCommand() *cobra.Command {
 		Long:    "Live migrations. A MIGRATION is its UUID, or an instance (UUID or name): then its newest migration is meant.",
 		Example: "  compute-agent migration start web1 --to node2\n  compute-agent migration watch web1",
 	}
-	c.AddCommand(a.migrationStart(), a.migrationCheck(), a.migrationList(), a.migrationShow(), a.migrationWatch(),
+	c.AddCommand(a.migrationStart(), a.migrationCheck(), a.migrationList(), a.migrationShow(), a.migrationWatch(), a.migrationResolve(),
 		a.steer("abort", "End a migration that has not switched over yet; the guest stays", (*controller.Client).AbortMigration, "is aborted"),
 		a.steer("force-complete", "Make a running migration end now, by post-copy where it is allowed, else by pausing the guest", (*controller.Client).ForceCompleteMigration, "is being completed"))
 	return c
@@ -164,9 +164,17 @@ func migrationTable(w io.Writer, all []instance.Migration, names map[string]stri
 		if name == "" {
 			name = m.Instance
 		}
-		t.row(m.UUID, name, m.Source, m.Dest, string(m.Status), m.Phase, percent(m), short(took(m)), ago(m.StartedAt, time.Now()))
+		t.row(m.UUID, name, m.Source, m.Dest, statusText(m), m.Phase, percent(m), short(took(m)), ago(m.StartedAt, time.Now()))
 	}
 	t.flush("No migrations.")
+}
+
+// statusText marks what waits for a person.
+func statusText(m instance.Migration) string {
+	if m.Status == instance.MigrationError {
+		return "error (resolve it)"
+	}
+	return string(m.Status)
 }
 
 // took is how long a migration ran, or has been running.

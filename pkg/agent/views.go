@@ -293,7 +293,7 @@ func (a *Agent) hostView() api.HostView {
 	for _, r := range a.ledger.openMigrations() {
 		switch {
 		case r.Migration.Status == instance.MigrationError:
-			v.Problems = append(v.Problems, "migration "+r.Migration.UUID+": its outcome is unknown")
+			v.Problems = append(v.Problems, "migration "+r.Migration.UUID+": its outcome is unknown; compute-agent migration resolve "+r.Migration.UUID)
 		case r.Role == migration.RoleSource:
 			v.MigrationsOut++
 		case r.Role == migration.RoleDest && !r.Committed:

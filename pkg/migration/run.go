@@ -214,7 +214,7 @@ func (r *run) giveUp(ctx context.Context, reached Phase, v Verdict, why error) (
 func (r *run) freeze(ctx context.Context, why error) (instance.Migration, error) {
 	e := fault.WrapAs(fault.Internal, why, op, r.id)
 	if f := new(fault.Error); errors.As(e, &f) && f.Hint == "" {
-		e = f.WithHint("look at the guest on both hosts; nothing was destroyed, and nothing more is done by itself")
+		e = f.WithHint("nothing was destroyed, and nothing more is done until the facts are clear; decide: compute-agent migration resolve %s", r.id)
 	}
 	logkit.From(ctx).Error("live migration has an unknown outcome", logkit.Err(e))
 	err := r.save(ctx, func(rec *Record) {
@@ -312,5 +312,6 @@ func (r *run) peerArgs() api.PeerMigrateArgs {
 		Instance:   rec.Instance,
 		Storage:    rec.Storage,
 		Copies:     targetsOf(rec.Copies),
+		TLS:        r.s.cfg.NativeTLS,
 	}
 }
