@@ -78,6 +78,7 @@ func (r *rig) check() tally {
 	for _, name := range r.names {
 		a.books[name] = a.read(name)
 	}
+	r.left = a.books
 	a.requests()
 	a.migrations()
 	a.viewsAgree()

@@ -43,6 +43,7 @@ type rig struct {
 	requests map[string]*request
 	events   map[string][]api.TaskEvent // by request id
 	killed   map[string]bool            // guests whose QEMU the run itself killed
+	left     map[string]books           // the journals, once check has read them
 	broken   map[string]bool            // guests whose memory the run itself split in post-copy
 }
 
@@ -55,10 +56,11 @@ type request struct {
 // site is one host and who may start and stop its agent: whoever holds the token.
 type site struct {
 	*simulate.Host
-	rig    *rig
-	token  chan struct{}
-	killAt int           // transactions until the agent dies; guarded by rig.mu; 0: never
-	died   chan struct{} // it did
+	rig     *rig
+	token   chan struct{}
+	killAt  int           // transactions until the agent dies; guarded by rig.mu; 0: never
+	written int           // transactions so far; guarded by rig.mu
+	died    chan struct{} // it did
 }
 
 // setup is what a run begins with.
@@ -134,6 +136,7 @@ func (r *rig) listen() {
 // committed counts a transaction, and kills the agent at the one that was drawn.
 func (s *site) committed() {
 	s.rig.mu.Lock()
+	s.written++
 	if s.killAt > 0 {
 		s.killAt--
 		if s.killAt == 0 {
