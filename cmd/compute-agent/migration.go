@@ -150,12 +150,7 @@ func (a *app) migrationList() *cobra.Command {
 					some = append(some, m)
 				}
 			}
-			names := map[string]string{}
-			if list, err := s.Instances(ctx); err == nil {
-				for _, i := range list {
-					names[i.UUID] = i.Name
-				}
-			}
+			names := namesOf(ctx, s)
 			return a.show(some, func(w io.Writer) { migrationTable(w, some, names) })
 		})
 	}

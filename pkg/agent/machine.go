@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
 	"github.com/compute-agent/compute-agent/pkg/fault"
@@ -47,13 +48,12 @@ func (m *machine) set(fn func(*machine)) {
 // onEvent is the driver's subscriber: it only notes which domain to look at. The
 // queue keeps one entry a domain, so a storm of events costs one look.
 func (a *Agent) onEvent(e virt.Event) {
-	switch e.Kind {
-	case virt.EventDisconnected:
+	if e.Kind == virt.EventIteration || e.Kind == virt.EventJobCompleted {
+		return
+	}
+	if e.Kind == virt.EventDisconnected {
 		a.machine.set(func(m *machine) { m.connected = false })
 		a.views.mark(rpc.Hosts, "")
-	case virt.EventIteration, virt.EventJobCompleted:
-		return
-	default:
 	}
 	a.looks.Add(e.Domain, 0, e)
 }
@@ -64,14 +64,14 @@ func (a *Agent) look(ctx context.Context, id string, e virt.Event) error {
 		return a.restate(ctx, id, e)
 	}
 	if e.Kind == virt.EventConnected {
-		return a.reconcile(ctx)
+		return a.takeInventory(ctx)
 	}
 	logkit.From(ctx).Warn("the hypervisor is away; requests that need it answer unavailable")
 	return nil
 }
 
 // names of instance events, by what the hypervisor said.
-var eventNames = map[virt.EventKind]string{
+var eventNames = map[virt.EventKind]string{ //nolint:exhaustive // the others change no record
 	virt.EventStarted: "started", virt.EventResumed: "resumed", virt.EventSuspended: "paused", virt.EventStopped: "stopped",
 	virt.EventShutdown: "shutdown", virt.EventCrashed: "crashed", virt.EventPMSuspended: "suspended", virt.EventRebooted: "guest-rebooted",
 }
@@ -105,6 +105,22 @@ func (a *Agent) restate(ctx context.Context, id string, e virt.Event) error {
 		}
 		return c.instanceEvent(now, eventNames[e.Kind], string(e.Reason), "")
 	})
+}
+
+// takeInventory reconciles after a new connection, again until it is done: without an
+// inventory the host has no room for anybody. A connection that is lost meanwhile is
+// followed by a new one.
+func (a *Agent) takeInventory(ctx context.Context) error {
+	retry := green.Retry{
+		Max: -1, First: a.cfg.RetryFirst, Limit: a.cfg.RetryLimit,
+		OnRetry: func(try int, err error, _ time.Duration) {
+			if try == 1 {
+				logkit.From(ctx).Warn("no inventory yet, trying again", logkit.Err(err))
+			}
+		},
+	}
+	_, err := green.RetryCall(ctx, retry, func(ctx context.Context) (struct{}, error) { return struct{}{}, a.reconcile(ctx) })
+	return err
 }
 
 // reconcile takes an inventory and repairs the differences, instances side by

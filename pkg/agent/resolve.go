@@ -27,7 +27,7 @@ func (a *Agent) resolveMigration(ctx context.Context, j *job) (outcome, error) {
 	if err == nil && args.As != "" {
 		rec, err = a.source.Settle(ctx, rec, migration.Verdict(args.As), true)
 		if err == nil {
-			a.goOn(rec) //nolint:contextcheck // it outlives the request
+			a.goOnWith(rec) //nolint:contextcheck // it outlives the request
 		}
 	}
 	if err != nil {
@@ -38,8 +38,8 @@ func (a *Agent) resolveMigration(ctx context.Context, j *job) (outcome, error) {
 	}}, nil
 }
 
-// goOn carries a settled migration to its end; it has no task any more.
-func (a *Agent) goOn(rec migration.Record) {
+// goOnWith carries a settled migration to its end; it has no task any more.
+func (a *Agent) goOnWith(rec migration.Record) {
 	green.SpawnN(a.base, func(ctx context.Context) error {
 		if _, err := a.source.Run(ctx, rec); err != nil && ctx.Err() == nil {
 			logkit.From(ctx).Warn("a settled migration ended", logkit.Migration.Of(rec.Migration.UUID), logkit.Err(err))
@@ -57,7 +57,7 @@ func (a *Agent) review(ctx context.Context) {
 			continue
 		}
 		if rec.Settling && !rec.Frozen() {
-			a.goOn(rec) //nolint:contextcheck // it outlives the inventory
+			a.goOnWith(rec) //nolint:contextcheck // it outlives the inventory
 			continue
 		}
 		if rec.Frozen() {
@@ -79,7 +79,7 @@ func (a *Agent) reviewOne(ctx context.Context, rec migration.Record) {
 		logkit.From(ctx).Warn("a frozen migration can't go on", logkit.Err(err))
 		return
 	}
-	a.goOn(settled) //nolint:contextcheck // it outlives the inventory
+	a.goOnWith(settled) //nolint:contextcheck // it outlives the inventory
 }
 
 // frozen refuses what would act on a guest of which nobody knows where it is.

@@ -156,18 +156,16 @@ func (a *Agent) publishViews(ctx context.Context) error {
 			return nil
 		}
 		round := a.views.turn()
-		if green.Sleep(ctx, a.cfg.ViewInterval) != nil {
-			return nil
+		err := green.Sleep(ctx, a.cfg.ViewInterval)
+		if err == nil {
+			err = a.publishRound(ctx, round)
 		}
-		err := a.publishRound(ctx, round)
 		if err == nil {
 			pause = a.cfg.RetryFirst
 			continue
 		}
 		logkit.From(ctx).Debug("views wait for the bus", logkit.Err(err))
-		if green.Sleep(ctx, pause) != nil {
-			return nil
-		}
+		_ = green.Sleep(ctx, pause) // ended early: the loop sees why
 		pause = min(2*pause, a.cfg.RetryLimit)
 		signal(a.views.wake)
 	}
@@ -283,7 +281,7 @@ func (a *Agent) hostView() api.HostView {
 	facts, connected, problems := a.machine.get()
 	set := a.ledger.switched()
 	v := api.HostView{
-		Host: a.cfg.Host, Agent: version.String(), APIVersion: api.Version, MachineID: a.cfg.MachineID,
+		Host: a.cfg.Host, Agent: version.String(), APIVersion: a.cfg.APIVersion, MachineID: a.cfg.MachineID,
 		Enabled: !set.Disabled, DisabledReason: set.Reason, Driver: a.cfg.Driver, Hypervisor: "away",
 		HypervisorType: facts.HypervisorType, HypervisorVersion: facts.HypervisorVersion, CPUModel: facts.CPUModel,
 		Resources: a.resources(""), Problems: problems,

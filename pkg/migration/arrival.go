@@ -327,6 +327,8 @@ func (a *arrival) resume(ctx context.Context) error {
 	a.slot = true
 	a.d.expect(a)
 	switch {
+	case rec.Committed, indexOf(commitTable(), rec.Phase) >= 0:
+		return a.commit(ctx)
 	case rec.Phase == PhaseAwait && !rec.Undoing:
 		a.arm(max(a.d.cfg.ClaimTimeout-time.Since(rec.UpdatedAt), a.d.cfg.RetryFirst)) //nolint:contextcheck // the claim outlives the request
 		_, err := a.lookAndCommit(ctx, false)

@@ -2,6 +2,7 @@ package migration_test
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -181,4 +182,38 @@ func failAt(t *testing.T, c course, point string, long time.Duration) {
 		return
 	}
 	w.end(inst)
+}
+
+// A destination's agent that dies while it prepares never answers. Its source finds out
+// by asking, long before the time for preparing is over, and undoes.
+func TestDestinationDiesWhilePreparing(t *testing.T) {
+	for _, away := range []time.Duration{time.Second, time.Minute} {
+		t.Run(away.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				defer w.close()
+				w.silent = true
+				var once sync.Once
+				w.setHook(func(p string) error {
+					if p == "b ready" {
+						once.Do(func() {
+							w.sites["b"].crash()
+							time.AfterFunc(away, func() { w.sites["b"].start() })
+						})
+					}
+					return nil
+				})
+				inst := w.guest("a")
+				began := time.Now()
+				m, err := w.migrate(inst, api.MigrateArgs{}).wait(t)
+				took := time.Since(began)
+				if m.Status != instance.MigrationFailed || fault.KindOf(err) != fault.Unavailable || took > away+time.Minute {
+					t.Errorf("it ended as %s after %v: %v; want failed within a minute of the restart", m.Status, took, err)
+				}
+				w.setHook(nil)
+				<-time.After(time.Hour)
+				w.check(inst, "a")
+			})
+		})
+	}
 }

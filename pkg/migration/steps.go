@@ -14,6 +14,10 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
+// stillPreparing is when a destination that prepares is first asked whether it still
+// does; the next pauses double, up to Config.PeerTimeout.
+const stillPreparing = 5 * time.Second
+
 // sourceTable is the source's phase table (design section 7). Up to perform every
 // step has its undo; behind it the guest is the destination's.
 func sourceTable() []step[*run] {
@@ -178,7 +182,7 @@ func (r *run) prepare(ctx context.Context) error {
 	res, err := patiently(ctx, r.s.cfg, func(ctx context.Context) (api.PreparedResult, error) {
 		ctx, cancel := within(ctx, r.s.cfg.PrepareTimeout, "pre_live_migration on "+dest)
 		defer cancel()
-		res, err := r.s.ports.Peer.Prepare(ctx, dest, r.peerArgs())
+		res, err := r.askPrepare(ctx, dest)
 		return res, causeOf(ctx, err)
 	})
 	if err != nil {
@@ -186,6 +190,47 @@ func (r *run) prepare(ctx context.Context) error {
 	}
 	r.note(func(rec *Record) { rec.Inbound = inboundOf(res) })
 	return nil
+}
+
+// askPrepare asks the destination to prepare, and while it does asks whether it still
+// does: an agent that was restarted meanwhile will never answer that call.
+func (r *run) askPrepare(ctx context.Context, dest string) (api.PreparedResult, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // of a call that is given up
+	call := green.Spawn(ctx, func(ctx context.Context) (api.PreparedResult, error) {
+		return r.s.ports.Peer.Prepare(ctx, dest, r.peerArgs())
+	})
+	pause := stillPreparing
+	for over := 0; over < 2; { // once more: the answer and the end may cross
+		patience, enough := context.WithTimeout(ctx, pause)
+		res, err := call.Wait(patience)
+		enough()
+		select {
+		case <-call.Done():
+			return res, err
+		case <-ctx.Done(): // the call ends with it
+			return call.Wait(context.WithoutCancel(ctx))
+		default:
+		}
+		if r.preparing(ctx, dest) {
+			over, pause = 0, min(2*pause, max(r.s.cfg.PeerTimeout, stillPreparing))
+		} else {
+			over, pause = over+1, stillPreparing
+		}
+	}
+	return api.PreparedResult{}, fault.New(fault.Unavailable, op, dest, "the destination's agent was restarted while it prepared").
+		WithHint("start the migration again")
+}
+
+// preparing reports whether the destination may still be at it; silence proves nothing.
+func (r *run) preparing(ctx context.Context, dest string) bool {
+	ctx, cancel := within(ctx, r.s.cfg.PeerTimeout, "asking "+dest)
+	defer cancel()
+	m, err := r.s.ports.Peer.Show(ctx, dest, r.id)
+	if err != nil {
+		return fault.KindOf(err) != fault.NotFound
+	}
+	return !m.Status.Ended()
 }
 
 // inboundOf reads where the destination wants the guest sent.

@@ -35,6 +35,8 @@ type world struct {
 	talk []string // the conversation
 	cut  bool     // the agents don't reach one another
 	hook func(point string) error
+
+	silent bool // a caller does not hear that the other agent died: nobody answers
 }
 
 // site is one host: its hypervisor, its disk, its ports; and the agent that runs there
@@ -418,10 +420,15 @@ func carry[T any](ctx context.Context, d doors, host, method string, call func(c
 	if other == nil {
 		return zero, away
 	}
+	caller := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(other.ctx, func() { cancel(context.Cause(other.ctx)) })() //nolint:contextcheck // its parent's life is another
 	v, err := call(ctx, other)
+	if w.silent && other.ctx.Err() != nil {
+		<-caller.Done()
+		return zero, context.Cause(caller)
+	}
 	verdict := "ok"
 	if err != nil {
 		verdict = string(fault.KindOf(err))
@@ -561,6 +568,7 @@ func (d doors) Own(_ context.Context, r migration.Record) error {
 		inst.Host, inst.Generation = d.a.name, r.Migration.Generation
 		d.a.instances[inst.UUID] = inst
 		delete(d.a.claims, inst.UUID)
+		d.a.journal[string(r.Role)+" "+r.Migration.UUID] = r
 		return nil
 	})
 }

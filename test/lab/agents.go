@@ -67,6 +67,9 @@ level = "debug"
 `, a.Host.Name, filepath.Join(dir, "state"), natsURL, instancesPath, a.Host.Address, strings.Join(options, "\n"))
 }
 
+// Binary is the program that the agent is.
+func (a *Agent) Binary() string { return a.binary }
+
 // Log is the file that the agent writes to.
 func (a *Agent) Log() string { return strings.TrimSuffix(a.config, ".toml") + ".log" }
 

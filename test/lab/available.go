@@ -26,7 +26,7 @@ func Available() error {
 	if os.Geteuid() != 0 {
 		missing = append(missing, "root")
 	}
-	for _, program := range []string{"libvirtd", "virsh", "qemu-system-x86_64", "ip", "nsenter", "unshare", "perl", "nats-server"} {
+	for _, program := range []string{"libvirtd", "virsh", "qemu-system-x86_64", "ip", "nsenter", "unshare", "perl", "iptables", "nats-server"} {
 		if _, err := lookPath(program); err != nil {
 			missing = append(missing, program)
 		}

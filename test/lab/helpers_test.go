@@ -35,7 +35,7 @@ func startLab(t *testing.T) *lab.Lab {
 	t.Helper()
 	wantLab(t)
 	began := time.Now()
-	l, err := lab.Start(t.Context(), lab.Config{LockWait: 5 * time.Minute})
+	l, err := lab.Start(t.Context(), lab.Config{LockWait: 10 * time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func TestMain(m *testing.M) {
 // crash starts a lab with NATS in it and dies as by SIGKILL.
 func crash() {
 	ctx := context.Background()
-	l, err := lab.Start(ctx, lab.Config{LockWait: 5 * time.Minute})
+	l, err := lab.Start(ctx, lab.Config{LockWait: 10 * time.Minute})
 	if err == nil {
 		_, err = l.NATS(ctx, "")
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // lockStep is how often a busy lock is asked again.
-const lockStep = 200 * time.Millisecond
+const lockStep = 20 * time.Millisecond
 
 // takeLock makes this process the owner of the machine's lab, waiting at most wait for another owner to end. Children
 // don't inherit the lock.

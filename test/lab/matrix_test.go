@@ -137,6 +137,7 @@ type matrix struct {
 	*stage
 	free, waiting         instance.Spec
 	freeAddr, waitingAddr netip.Addr
+	told                  time.Time // when the waiting guest's port was last said to be wired
 }
 
 func newMatrix(t *testing.T) *matrix {
@@ -170,8 +171,12 @@ func newMatrix(t *testing.T) *matrix {
 	return m
 }
 
-// plugged tells both hosts that the waiting guest's port is wired. An agent that is away will not hear it.
+// plugged tells both hosts, once a second, that the waiting guest's port is wired. An agent that is away will not hear it.
 func (m *matrix) plugged(ctx context.Context) {
+	if time.Since(m.told) < time.Second {
+		return
+	}
+	m.told = time.Now()
 	for n := range m.Hosts() {
 		_ = m.tell(ctx, n+1, "network-vif-plugged") // it is told again
 	}
@@ -228,7 +233,7 @@ func (m *matrix) run(t *testing.T, b blow, phase string) (how string, took time.
 	}
 	c.dest = other(c.source)
 	must(t, "hold "+phase, c.hold(ctx))
-	began := time.Now()
+	began, last := time.Now(), ""
 	must(t, "strike", b.strike(ctx, c))
 	wait(ctx, c.blackout)
 	must(t, "repair", c.repair(ctx))
@@ -236,7 +241,12 @@ func (m *matrix) run(t *testing.T, b blow, phase string) (how string, took time.
 		if phase == "queue" || phase == "prepare" {
 			m.plugged(ctx)
 		}
-		return c.inOrder(ctx)
+		amiss := c.inOrder(ctx)
+		if now := fmt.Sprint(amiss); now != last {
+			t.Logf("after %s: %s", time.Since(began).Round(100*time.Millisecond), now)
+			last = now
+		}
+		return amiss
 	})
 	took = time.Since(began)
 	how = c.outcome(ctx)
@@ -342,7 +352,6 @@ func TestKillMatrix(t *testing.T) {
 	for len(cells) > 0 {
 		cells = someCells(t, cells, rows)
 	}
-	rows.write(t)
 }
 
 // someCells does cells on one stage until one fails, and gives those that are left: after a failure nothing is sure,
@@ -360,6 +369,7 @@ func someCells(t *testing.T, cells [][2]string, rows table) (left [][2]string) {
 				how, took := m.run(t, b, phase)
 				rows.set(name, phase, fmt.Sprintf("%s %.1f s", how, took.Seconds()))
 			})
+			rows.write(t)
 		}
 	})
 	return left

@@ -12,7 +12,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 cache=${COMPUTE_AGENT_LAB_CACHE:-${HOME:-/root}/.cache/compute-agent-lab}
 stamp=$cache/stamp
 packages="libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils seabios ipxe-qemu
-busybox-static iproute2 util-linux cpio gzip xz-utils nats-server"
+busybox-static iptables iproute2 util-linux cpio gzip xz-utils nats-server"
 # Ubuntu packs its kernel modules with zstd.
 if grep -qs '^ID=ubuntu' /etc/os-release; then packages="$packages zstd"; fi
 libvirt_units="libvirtd.service libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirt-guests.service

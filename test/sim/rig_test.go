@@ -166,7 +166,7 @@ func (s *site) restart(kill bool, after time.Duration) {
 	if err := s.Stop(s.rig.ctx); err != nil && !kill {
 		s.rig.t.Logf("%s: stop: %v", s.Name, err)
 	}
-	time.Sleep(after)
+	pass(after)
 	s.startLocked()
 }
 
@@ -178,7 +178,7 @@ func (s *site) startLocked() {
 			return
 		}
 		_ = s.Stop(s.rig.ctx)
-		time.Sleep(time.Second)
+		pass(time.Second)
 	}
 	s.rig.t.Errorf("%s: the agent does not start", s.Name)
 }
@@ -221,7 +221,7 @@ func (r *rig) outcome(id string) api.TaskEvent {
 
 // await waits for the end of one request.
 func (r *rig) await(id string) api.TaskEvent {
-	for begin := time.Now(); time.Since(begin) < settleLimit; time.Sleep(100 * time.Millisecond) {
+	for begin := time.Now(); time.Since(begin) < settleLimit; pass(100 * time.Millisecond) {
 		if e := r.outcome(id); e.State.Ended() {
 			return e
 		}
@@ -249,7 +249,7 @@ func (r *rig) whole() {
 // settle waits until every request has its outcome and no migration is under way.
 func (r *rig) settle() {
 	pause := 500 * time.Millisecond
-	for begin := time.Now(); time.Since(begin) < settleLimit; time.Sleep(pause) {
+	for begin := time.Now(); time.Since(begin) < settleLimit; pass(pause) {
 		open := r.unheard()
 		if len(open) == 0 && r.still() {
 			return

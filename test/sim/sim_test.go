@@ -106,3 +106,6 @@ func workDir(t *testing.T) string {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir
 }
+
+// pass lets virtual time go by; every run is inside a synctest bubble.
+func pass(d time.Duration) { time.Sleep(d) }

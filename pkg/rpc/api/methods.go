@@ -55,6 +55,7 @@ type Method struct {
 	Doc   string     // one sentence
 	Args  func() any // a new pointer to its argument type
 	Reply func() any // a new pointer to its result type; nil: an empty object
+	Since string     // the version that brought it; empty: 1.0
 }
 
 // Methods lists every method of this version, by name.
@@ -77,6 +78,16 @@ var byName = sync.OnceValue(func() map[string]Method {
 func Find(name string) (Method, bool) {
 	m, ok := byName()[name]
 	return m, ok
+}
+
+// Needs is the version that a request for a method says: the one that brought the
+// method, not the sender's own, so that older agents take it too. What a later minor
+// adds to the arguments they ignore.
+func Needs(method string) string {
+	if m, ok := Find(method); ok && m.Since != "" {
+		return m.Since
+	}
+	return "1.0"
 }
 
 // PeerMethods names what one agent may ask of another, and its credential allows:

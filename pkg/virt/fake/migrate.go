@@ -200,10 +200,14 @@ func (m *migration) wake() {
 	mu.Lock()
 	defer mu.Unlock()
 	m.busy = false
-	if m.stage == stageOver {
+	switch m.stage {
+	case stageOver:
 		return
+	case at:
+		m.insideLocked(at, err, time.Now())
+	default: // it was moved on meanwhile, by StartPostCopy: that goes its own way
+		m.armLocked(time.Until(m.due))
 	}
-	m.insideLocked(at, err, time.Now())
 	_ = m.host.changedLocked() // kept for the next call
 }
 

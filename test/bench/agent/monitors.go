@@ -26,7 +26,7 @@ func benchMonitors(ctx context.Context, e *env) (report, error) {
 	r := report{head: []string{"migrations watched at once, GOMAXPROCS=1", "beat p50 ms", "p99 ms", "max ms", "CPU % of one core", "view updates/s", "KiB each, heap and stacks", "KiB each, RSS", "goroutines"}}
 	for _, n := range []int{100, 1000, 10_000} {
 		if err := monitorsOf(ctx, e, &r, n); err != nil {
-			return r, fmt.Errorf("%d migrations: %w", n, err)
+			r.want(false, fmt.Sprintf("%d migrations are watched", n), "%v", err)
 		}
 		e.stopAll()
 	}

@@ -1,0 +1,223 @@
+package lab_test
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/compute-agent/compute-agent/pkg/controller"
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/test/lab"
+)
+
+// boot builds a guest on a host and waits until it answers; options go to its kernel command line.
+func (s *stage) boot(t *testing.T, n int, host string, options ...string) instance.Spec {
+	t.Helper()
+	spec, address := s.guest(n)
+	spec.Boot.Cmdline = strings.Join(append([]string{spec.Boot.Cmdline}, options...), " ")
+	task, err := s.c.BuildAndRunInstance(t.Context(), host, spec)
+	s.do(t, task, err)
+	must(t, "ping", lab.WaitPing(t.Context(), address, 30*time.Second))
+	return spec
+}
+
+// begin starts a migration and waits until it is as wanted.
+func (s *stage) begin(t *testing.T, spec instance.Spec, args api.MigrateArgs, there func(instance.Migration) bool) *controller.Task {
+	t.Helper()
+	task, err := s.c.LiveMigration(t.Context(), spec.UUID, args)
+	must(t, "live_migration", err)
+	t.Cleanup(func() { _ = task.Close() })
+	must(t, "the migration", until(t.Context(), 20*time.Second, func() error {
+		m, err := s.c.ShowMigration(t.Context(), task.Migration())
+		if err == nil && !there(m) {
+			err = fmt.Errorf("it is %s in phase %s", m.Status, m.Phase)
+		}
+		return err
+	}))
+	return task
+}
+
+func moving(m instance.Migration) bool {
+	return m.Phase == "perform" && m.Progress.Memory.Processed > 0
+}
+
+// end waits for a migration's end and wants it to be completed.
+func (s *stage) end(t *testing.T, task *controller.Task) instance.Migration {
+	t.Helper()
+	s.do(t, task, nil)
+	m, err := s.c.ShowMigration(t.Context(), task.Migration())
+	if err != nil || m.Status != instance.MigrationCompleted || m.Result == nil {
+		t.Fatalf("the migration ended as %s, %+v, %v", m.Status, m.Result, err)
+	}
+	t.Logf("%s: %d ms, downtime %d ms, %d MiB, %d iterations", m.Mode, m.Result.TotalMS, m.Result.DowntimeMS, m.Result.Bytes>>20, m.Result.Iterations)
+	return m
+}
+
+// A guest that its user paused moves, and stays paused until the user wants it to go on.
+func TestPausedGuestMoves(t *testing.T) {
+	s := newStage(t)
+	ctx := t.Context()
+	spec := s.boot(t, 10, "h1")
+	task, err := s.c.PauseInstance(ctx, spec.UUID)
+	s.do(t, task, err)
+	task, err = s.c.LiveMigration(ctx, spec.UUID, api.MigrateArgs{Dest: "h2"})
+	must(t, "live_migration", err)
+	s.end(t, task)
+	if got := virsh(t, s.Host(2), "domstate", "--reason", spec.UUID); got != "paused (user)" && got != "paused (migrated)" {
+		t.Errorf("the guest is %q on the destination, want it paused", got)
+	}
+	if i, err := s.c.ShowInstance(ctx, spec.UUID); err != nil || i.VMState != instance.VMPaused || i.Host != "h2" {
+		t.Errorf("show: %s on %s, %v; want it paused on h2", i.VMState, i.Host, err)
+	}
+	task, err = s.c.UnpauseInstance(ctx, spec.UUID)
+	s.do(t, task, err)
+	must(t, "ping", lab.WaitPing(ctx, s.GuestAddress(10).Addr(), 5*time.Second))
+	s.only(t, spec, 2)
+}
+
+// A guest that writes memory faster than the stream carries it: the adaptive policy permits longer pauses until it ends;
+// force-complete pauses a guest where post-copy is not permitted; an abort leaves it where it is, early and in the middle,
+// and comes too late afterwards.
+func TestBusyGuestMoves(t *testing.T) {
+	s := newStage(t)
+	ctx := t.Context()
+	spec := s.boot(t, 10, "h1", "ca.dirty=12")
+	slow := api.MigrateArgs{Dest: "h2", BandwidthMiB: 8}
+
+	task := s.begin(t, spec, slow, moving)
+	force, err := s.c.ForceCompleteMigration(ctx, task.Migration())
+	s.do(t, force, err)
+	if m := s.end(t, task); m.Mode != instance.ModePaused {
+		t.Errorf("a forced migration without post-copy ended in mode %s, want paused", m.Mode)
+	}
+	must(t, "ping", lab.WaitPing(ctx, s.GuestAddress(10).Addr(), 5*time.Second))
+	s.only(t, spec, 2)
+
+	task, err = s.c.LiveMigration(ctx, spec.UUID, api.MigrateArgs{Dest: "h1", BandwidthMiB: 24})
+	must(t, "live_migration", err)
+	s.end(t, task)
+	s.only(t, spec, 1)
+
+	late, err := s.c.AbortMigration(ctx, task.Migration())
+	must(t, "abort", err)
+	if _, err := late.Wait(ctx); fault.KindOf(err) != fault.NotFound && fault.KindOf(err) != fault.Conflict {
+		t.Errorf("an abort after the end answers %v, want not_found or conflict", err)
+	}
+}
+
+// An abort in each phase: the guest stays, nothing is left on the destination, and it can move afterwards. Once the guest
+// has switched over the answer is that it is too late.
+func TestAbortInEachPhase(t *testing.T) {
+	m := newMatrix(t)
+	ctx := t.Context()
+	for _, phase := range phases {
+		c := &cell{matrix: m, blow: blow{name: "nothing"}, phase: phase, spec: m.free, address: m.freeAddr}
+		if phase == "prepare" {
+			c.spec, c.address = m.waiting, m.waitingAddr
+		}
+		var err error
+		c.source, err = m.where(ctx, c.spec.UUID)
+		must(t, "where", err)
+		c.dest = other(c.source)
+		must(t, "hold "+phase, c.hold(ctx))
+		began := time.Now()
+		id := c.moves[len(c.moves)-1]
+		abort, err := m.c.AbortMigration(ctx, id)
+		must(t, "abort", err)
+		_, err = abort.Wait(ctx)
+		answered := time.Since(began)
+		must(t, "repair", c.repair(ctx))
+		tooLate := phase == "switch" || phase == "clean"
+		if (fault.KindOf(err) == fault.Conflict) != tooLate || err != nil && !tooLate {
+			t.Errorf("abort in %s: %v; too late is right: %t", phase, err, tooLate)
+		}
+		must(t, "after the abort in "+phase, until(ctx, matrixPatience, func() error {
+			if phase == "queue" {
+				m.plugged(ctx)
+			}
+			return c.inOrder(ctx)
+		}))
+		got, err := c.migration(ctx, c.source, id)
+		if want := map[bool]instance.MigrationStatus{true: instance.MigrationCompleted, false: instance.MigrationCancelled}[tooLate]; err != nil || got.Status != want {
+			t.Errorf("aborted in %s it ended as %s, %v; want %s", phase, got.Status, err, want)
+		}
+		t.Logf("abort in %-8s answered after %s, in order after %s", phase, answered.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+	}
+}
+
+// Post-copy, where it is permitted: force-complete switches a guest over that pre-copy would never bring across in time.
+func TestPostCopy(t *testing.T) {
+	s := newStage(t, "[migration]", "live_migration_permit_post_copy = true")
+	ctx := t.Context()
+	spec := s.boot(t, 10, "h1", "ca.dirty=12")
+	task := s.begin(t, spec, api.MigrateArgs{Dest: "h2", BandwidthMiB: 8}, moving)
+	force, err := s.c.ForceCompleteMigration(ctx, task.Migration())
+	s.do(t, force, err)
+	if abort, err := s.c.AbortMigration(ctx, task.Migration()); err != nil {
+		t.Error(err)
+	} else if _, err := abort.Wait(ctx); !errors.Is(err, fault.Conflict) && !errors.Is(err, fault.NotFound) {
+		t.Errorf("an abort in post-copy answers %v, want conflict", err)
+	}
+	if m := s.end(t, task); m.Mode != instance.ModePostCopy {
+		t.Errorf("it ended in mode %s, want post-copy", m.Mode)
+	}
+	must(t, "ping", lab.WaitPing(ctx, s.GuestAddress(10).Addr(), 5*time.Second))
+	s.only(t, spec, 2)
+}
+
+// A second agent of the same host name refuses to start; the first one, stopped or killed and started again, leaves the
+// guests alone; a deaf guest's soft reboot becomes a hard one.
+func TestAgentComesBack(t *testing.T) {
+	s := newStage(t, "[reboot]", `wait_soft_reboot_seconds = "3s"`)
+	ctx := t.Context()
+	spec := s.boot(t, 10, "h1", "ca.deaf=1")
+	qemu, err := s.Host(1).QEMU(ctx, spec.UUID)
+	must(t, "QEMU", err)
+
+	if err := s.double(t); err == nil || !strings.Contains(err.Error(), "h1") {
+		t.Errorf("a second agent of h1 started, or did not say why not: %v", err)
+	}
+	for _, end := range []struct {
+		how string
+		do  func()
+	}{{"SIGTERM", s.agent(1).Stop}, {"SIGKILL", s.agent(1).Kill}} {
+		began := time.Now()
+		end.do()
+		gone := time.Since(began)
+		must(t, "start", s.agent(1).Start(ctx))
+		t.Logf("after %s, which took %s, the agent is ready in %s", end.how, gone.Round(time.Millisecond), s.agent(1).Ready.Round(time.Millisecond))
+		if now, err := s.Host(1).QEMU(ctx, spec.UUID); err != nil || now != qemu {
+			t.Errorf("after %s the guest's QEMU is process %d (%v), it was %d", end.how, now, err, qemu)
+		}
+		s.only(t, spec, 1)
+	}
+
+	began := time.Now()
+	task, err := s.c.RebootInstance(ctx, spec.UUID, api.RebootSoft)
+	ev, _ := s.do(t, task, err)
+	if took := time.Since(began); !strings.Contains(string(ev.Result), `"`+api.RebootHard+`"`) || took < 3*time.Second {
+		t.Errorf("the soft reboot of a deaf guest answers %s after %s, want a hard one after 3 s", ev.Result, took)
+	}
+	must(t, "ping", lab.WaitPing(ctx, s.GuestAddress(10).Addr(), 30*time.Second))
+	s.only(t, spec, 1)
+}
+
+// double starts another agent under the first one's name, with a journal of its own, and gives why it refused.
+func (s *stage) double(t *testing.T) error {
+	t.Helper()
+	a := s.agent(1)
+	dir, err := s.Dir("double")
+	must(t, "folder", err)
+	cmd := s.Host(1).Command(t.Context(), a.Binary(), "run", "--config", filepath.Join(filepath.Dir(a.Log()), "compute-agent.toml"),
+		"--state-dir", filepath.Join(dir, "state"))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w", out, err)
+	}
+	return nil
+}
