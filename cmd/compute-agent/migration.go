@@ -210,7 +210,12 @@ func (a *app) migrationShow() *cobra.Command {
 				return err
 			}
 			if !history {
-				return a.show(m, func(w io.Writer) { migrationFacts(w, m, a.called(m.Instance)) })
+				return a.show(m, func(w io.Writer) {
+					migrationFacts(w, m, a.called(m.Instance))
+					if m.Result != nil {
+						migrationPlot(w, m.Result.Timeline, a.ramp())
+					}
+				})
 			}
 			steps, err := migrationSteps(ctx, s, cmp.Or(m.UUID, args[0]))
 			if err != nil {
@@ -232,9 +237,17 @@ func migrationFacts(w io.Writer, m instance.Migration, of string) {
 			"Iteration", count(p.Iteration), "Permitted pause", milliseconds(p.PermittedDowntimeMS), "Implied pause", milliseconds(p.ImpliedDowntimeMS))
 	}
 	if r := m.Result; r != nil {
-		pairs = append(pairs, "Took", milliseconds(r.TotalMS), "Guest paused", milliseconds(r.DowntimeMS), "Moved", moved(*r), "Reason", r.Reason)
+		pairs = append(pairs, "Took", milliseconds(r.TotalMS), "Guest paused", milliseconds(r.DowntimeMS), "Moved", moved(*r),
+			"Guest throttled", throttle(r.ThrottlePercent), "Reason", r.Reason)
 	}
 	facts(w, append(pairs, "Started", stamp(m.StartedAt), "Ended", stamp(m.EndedAt), "Request id", m.RequestID)...)
+}
+
+func throttle(percent int) string {
+	if percent == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d%% at most", percent)
 }
 
 func amount(n instance.Amount) string {

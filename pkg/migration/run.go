@@ -37,6 +37,7 @@ type run struct {
 	job     *virt.Job               // of the job-completed event
 	forced  *green.Event[Action]    // somebody waits for force-complete
 	slot    bool
+	line    timeline
 	resumed bool // this walk began at a phase after accept
 }
 
@@ -276,6 +277,11 @@ func (r *run) result(rec Record, why error) *instance.Result {
 			res.DowntimeMS = j.Downtime.Milliseconds()
 		}
 	}
+	res.Timeline = r.remembered()
+	if len(res.Timeline) == 0 && rec.Migration.Result != nil { // of a walk before a restart
+		res.Timeline = rec.Migration.Result.Timeline
+	}
+	res.ThrottlePercent = throttled(res.Timeline)
 	switch {
 	case why != nil:
 		res.Reason = why.Error()
