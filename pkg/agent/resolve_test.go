@@ -23,7 +23,7 @@ func (r *rig) frozen() (inst, migration string) {
 	r.pass(3 * time.Second)
 	r.nodes["b"].stop()
 	r.pass(30 * time.Minute)
-	_ = r.failed(id, api.TaskFailed, fault.Internal) // asserts the kind; what it says is the log's
+	r.failed(id, api.TaskFailed, fault.Internal)
 	return inst, migration
 }
 
@@ -48,7 +48,7 @@ func TestFrozenInstanceWaitsForAPerson(t *testing.T) {
 		r.pass(time.Hour) // inventories look again, and find nothing new
 		same(t, "status", r.status(id), instance.MigrationError)
 		for _, method := range []string{api.PauseInstance, api.TerminateInstance} {
-			e := r.failed(r.cast("a", method, about(inst)), api.TaskRefused, fault.Conflict)
+			e := r.faultOf(r.cast("a", method, about(inst)), api.TaskRefused, fault.Conflict)
 			if !strings.Contains(e.Hint, "migration resolve "+id) {
 				t.Errorf("%s is refused with the hint %q", method, e.Hint)
 			}
