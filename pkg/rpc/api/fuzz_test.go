@@ -121,6 +121,9 @@ func FuzzLiveMigrationAbort(f *testing.F) { fuzzMethod(f, api.LiveMigrationAbort
 // FuzzLiveMigrationForceComplete reads the arguments of live_migration_force_complete.
 func FuzzLiveMigrationForceComplete(f *testing.F) { fuzzMethod(f, api.LiveMigrationForceComplete) }
 
+// FuzzResolveMigration reads the arguments of resolve_migration.
+func FuzzResolveMigration(f *testing.F) { fuzzMethod(f, api.ResolveMigration) }
+
 // FuzzCheckCanLiveMigrateSource reads the arguments of check_can_live_migrate_source.
 func FuzzCheckCanLiveMigrateSource(f *testing.F) { fuzzMethod(f, api.CheckMigrateSource) }
 
