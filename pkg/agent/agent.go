@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/green"
@@ -114,8 +115,10 @@ type Agent struct {
 	base    context.Context //nolint:containedctx // the context of everything the agent runs; ended by Stop
 	cancel  context.CancelCauseFunc
 	spawned sync.WaitGroup
-	started time.Time
-	close   []func() error // undone in reverse by Stop
+
+	redelivered atomic.Int64 // casts that were read and had been delivered before
+	started     time.Time
+	close       []func() error // undone in reverse by Stop
 }
 
 // Ports are what the agent stands on. All are required; the caller closes them

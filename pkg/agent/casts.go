@@ -80,6 +80,9 @@ func (a *Agent) takeBatch(ctx context.Context, batch []rpc.Delivery) error {
 		return err
 	}
 	for _, d := range batch {
+		if d.Delivered > 1 {
+			a.redelivered.Add(1)
+		}
 		if err := d.Ack(); err != nil { // it comes again, its id is known then
 			logkit.From(ctx).Debug("a cast was not acknowledged", logkit.RequestID.Of(d.RequestID), logkit.Err(err))
 		}
@@ -180,14 +183,22 @@ func (a *Agent) admitCast(d rpc.Delivery, lane func(string) (Op, []Op)) plan {
 // gatherBeat is how often gather looks whether the missing casts have come.
 const gatherBeat = 250 * time.Millisecond
 
+// gatherWaits is how many times AckWait it looks at most.
+const gatherWaits = 3
+
 // gather waits while casts that were delivered before, to this or an earlier run,
-// may still come again: they belong before what is read now. It takes at most a
-// little more than AckWait.
-func (a *Agent) gather(ctx context.Context, reader rpc.CastReader) {
-	until := time.Now().Add(a.cfg.AckWait + a.cfg.AckWait/4)
+// may still come again: they belong before what is read now. It ends when none is
+// left, when as many as missing (if that is known) have come, or after gatherWaits
+// times AckWait: a busy server is late.
+func (a *Agent) gather(ctx context.Context, reader rpc.CastReader, missing int) {
+	until := time.Now().Add(gatherWaits * a.cfg.AckWait)
+	have := a.redelivered.Load()
 	for said := false; ; {
 		n, err := reader.Unacked(ctx)
 		if err == nil && n == 0 || errors.Is(err, fault.NotFound) {
+			return
+		}
+		if missing > 0 && a.redelivered.Load()-have >= int64(missing) {
 			return
 		}
 		left := time.Until(until)

@@ -90,7 +90,7 @@ func (a *Agent) openCasts(ctx context.Context, tasks []Task) error {
 	a.onReconnect(reader)
 	a.spawn(func(ctx context.Context) {
 		if missing {
-			a.gather(ctx, reader)
+			a.gather(ctx, reader, n)
 		}
 		a.awaitInventory(ctx)
 		a.lanes.release(first)
@@ -126,7 +126,7 @@ func (a *Agent) onReconnect(reader rpc.CastReader) {
 		a.views.renew()
 		if gate := a.lanes.shutGate(); gate != nil {
 			a.spawn(func(ctx context.Context) {
-				a.gather(ctx, reader)
+				a.gather(ctx, reader, 0)
 				a.lanes.release(gate)
 			})
 		}
