@@ -16,6 +16,9 @@ LDFLAGS  = -s -w -X $(STAMP).version=$(VERSION) -X $(STAMP).commit=$(COMMIT) -X 
 DRIVER    ?= fake
 TESTFLAGS ?=
 BENCH     ?= .
+SEEDS     ?= 100000
+SEED      ?=
+TIMES     ?= 1
 FUZZTIME  ?= 30s
 PREFIX    ?= /usr
 SYSCONF   ?= /etc
@@ -63,6 +66,9 @@ lab-matrix: ## every cell of the kill matrix, about half an hour, as root; write
 	@test/lab/setup.sh
 	COMPUTE_AGENT_LAB=required COMPUTE_AGENT_LAB_MATRIX='$(or $(CELLS),all)' COMPUTE_AGENT_LAB_TABLE=write \
 		go test -count=1 -v -timeout 90m -run '^TestKillMatrix$$' $(TESTFLAGS) ./test/lab
+
+sim: ## whole agents, faults drawn from seeds, virtual time (SEEDS=100000, or SEED=n to play one, TIMES=n)
+	go test -count=1 -timeout 24h -v -run '^TestSimulation$$' ./test/sim $(if $(SEED),-seeds 1 -first $(SEED) -times $(TIMES),-seeds $(SEEDS))
 
 bench: ## figures beside peers and floors (BENCH=start,calls,finish,casts,monitors,green,lab); see docs/performance.md
 	go build -C test/bench -o $(CURDIR)/.cache/bench/agent-bench ./agent

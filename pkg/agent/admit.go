@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"slices"
+
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 )
@@ -57,7 +59,7 @@ what is asked. Steering and telling are carried out at admission in every row.
 
 	              build  terminate start stop now  soft hard freeze migrate
 	build          R      T         q     q   q    q    q    q      q
-	terminate      R      q         R     R   R    R    R    R      R
+	terminate      R      q         R  …  R (all of them)
 	start          R      q         q     q   q    q    q    q      q
 	stop           R      T         q     q   T    q    T    q      q
 	stop now       R      q         q     q   q    q    q    q      q
@@ -66,14 +68,14 @@ what is asked. Steering and telling are carried out at admission in every row.
 	freeze         R      q         q     q   q    q    q    q      q
 	migrate        R      T         R     R   R    R    R    R      R
 */
-var takes = map[Op][]Op{
+var takes = map[Op][]Op{ //nolint:exhaustive // the other rows have no such cell
 	OpBuild:      {OpTerminate},
 	OpStop:       {OpTerminate, OpStopNow, OpRebootHard},
 	OpRebootSoft: {OpTerminate, OpStop, OpStopNow, OpRebootHard},
 	OpMigrate:    {OpTerminate},
 }
 
-var refuses = map[Op][]Op{
+var refuses = map[Op][]Op{ //nolint:exhaustive // the other rows have no such cell
 	OpTerminate: {OpStart, OpStop, OpStopNow, OpRebootSoft, OpRebootHard, OpFreeze, OpMigrate},
 	OpMigrate:   {OpStart, OpStop, OpStopNow, OpRebootSoft, OpRebootHard, OpFreeze, OpMigrate},
 }
@@ -113,12 +115,7 @@ func admitAll(running Op, waiting []Op, asked Op) (verdict Verdict, because Op) 
 }
 
 func has(ops []Op, o Op) bool {
-	for _, x := range ops {
-		if x == o {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(ops, o)
 }
 
 // refusal is the error of a Refuse verdict.

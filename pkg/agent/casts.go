@@ -93,15 +93,7 @@ func (a *Agent) takeBatch(ctx context.Context, batch []rpc.Delivery) error {
 // admitBatch judges deliveries in their order. A copy within the batch needs no
 // plan: its first one decides.
 func (a *Agent) admitBatch(batch []rpc.Delivery) ([]plan, error) {
-	ids := make([]string, 0, len(batch))
-	for i := range batch {
-		d := &batch[i]
-		if d.RequestID == "" { // nobody can wait for it, but it is told; the same at each delivery
-			d.RequestID = "malformed-" + strconv.FormatUint(d.Sequence, 10)
-		}
-		ids = append(ids, d.RequestID)
-	}
-	known, unread, err := a.ledger.tasks(ids)
+	known, unread, err := a.ledger.tasks(idsOf(batch))
 	if err != nil {
 		return nil, err
 	}
@@ -131,6 +123,20 @@ func (a *Agent) admitBatch(batch []rpc.Delivery) ([]plan, error) {
 		ahead.note(p)
 	}
 	return plans, nil
+}
+
+// idsOf gives the request ids of a batch. What came without one gets a name: nobody
+// can wait for it, but it is told, the same at each delivery.
+func idsOf(batch []rpc.Delivery) []string {
+	ids := make([]string, 0, len(batch))
+	for i := range batch {
+		d := &batch[i]
+		if d.RequestID == "" {
+			d.RequestID = "malformed-" + strconv.FormatUint(d.Sequence, 10)
+		}
+		ids = append(ids, d.RequestID)
+	}
+	return ids
 }
 
 // earlier are the operations of a batch that will join each lane.

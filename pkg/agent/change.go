@@ -97,8 +97,11 @@ func (c *change) putTask(t Task) error {
 
 // endedKey sorts ended tasks by the time of their end.
 func endedKey(t Task) string {
-	return state.SequenceKey(uint64(max(t.EndedAt.UnixNano(), 0))) + t.ID //nolint:gosec // not negative
+	return endedBefore(t.EndedAt) + t.ID
 }
+
+// endedBefore is above every key of a task that ended before t.
+func endedBefore(t time.Time) string { return state.SequenceKey(uint64(max(t.UnixNano(), 0))) }
 
 // putSetting writes the host's switch.
 func (c *change) putSetting(s setting) error {
@@ -120,8 +123,11 @@ func (c *change) event(e state.OutEvent, body any) error {
 	return nil
 }
 
-// instanceEvent tells what happened to an instance.
+// instanceEvent tells what happened to an instance; without a name nothing did.
 func (c *change) instanceEvent(i instance.Instance, name, detail, requestID string) error {
+	if name == "" {
+		return nil
+	}
 	return c.event(state.OutEvent{Kind: api.EventInstance, ID: i.UUID, MsgID: instance.NewUUID(), Instance: i.UUID}, api.InstanceEvent{
 		Instance: i.UUID, Host: c.host, Event: name, Detail: detail, VMState: i.VMState,
 		PowerState: i.PowerState, TaskState: i.TaskState, RequestID: requestID, At: c.now,

@@ -2,7 +2,7 @@ package agent
 
 import (
 	"context"
-	"encoding/binary"
+	"errors"
 	"sort"
 	"time"
 
@@ -46,38 +46,18 @@ func (a *Agent) forget(ctx context.Context) error {
 // more than those to keep, oldest first; it tells how many. A migration whose
 // outcome is unknown stays.
 func (l *ledger) prune(ctx context.Context, t time.Time, tasks, migrations int) (gone int, err error) {
-	surplus := int(l.ended.Load()) - tasks
-	var keys, ids []string
-	err = l.store.View(func(tx *state.Tx) error {
-		for key, r := range endedTable.All(tx) {
-			old := len(key) < 8 || int64(binary.BigEndian.Uint64([]byte(key))) < t.UnixNano() //nolint:gosec // made from an int64
-			if len(keys) == forgetBatch || !old && len(keys) >= surplus {
-				break
-			}
-			keys, ids = append(keys, key), append(ids, r.Value)
-		}
-		return nil
-	})
+	keys, ids, err := l.oldTasks(t, tasks)
 	records, views := l.oldMigrations(t, migrations)
 	if err != nil || len(keys)+len(records) == 0 {
 		return 0, err
 	}
 	err = l.commit(ctx, func(c *change) error {
 		c.ended, c.forgotten = -len(ids), records
-		for i := range keys {
-			if err := endedTable.Delete(c.tx, keys[i]); err != nil {
-				return err
-			}
-			if err := taskTable.Delete(c.tx, ids[i]); err != nil {
-				return err
-			}
-		}
-		for _, key := range records {
-			if err := migrationTable.Delete(c.tx, key); err != nil {
-				return err
-			}
-		}
-		return nil
+		return errors.Join(
+			drop(c, endedTable, keys),
+			drop(c, taskTable, ids),
+			drop(c, migrationTable, records),
+		)
 	})
 	if err != nil {
 		return 0, err
@@ -86,6 +66,31 @@ func (l *ledger) prune(ctx context.Context, t time.Time, tasks, migrations int) 
 		l.views.mark(rpc.Migrations, id)
 	}
 	return len(keys) + len(records), nil
+}
+
+func drop[T any](c *change, t state.Table[T], keys []string) error {
+	for _, key := range keys {
+		if err := t.Delete(c.tx, key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// oldTasks gives some of the ended tasks that may be forgotten: their keys among the
+// ended ones, and their ids.
+func (l *ledger) oldTasks(t time.Time, kept int) (keys, ids []string, err error) {
+	surplus := int(l.ended.Load()) - kept
+	err = l.store.View(func(tx *state.Tx) error {
+		for key, r := range endedTable.All(tx) {
+			if old := key < endedBefore(t); len(keys) == forgetBatch || !old && len(keys) >= surplus {
+				break
+			}
+			keys, ids = append(keys, key), append(ids, r.Value)
+		}
+		return nil
+	})
+	return keys, ids, err
 }
 
 // oldMigrations gives the keys and UUIDs of migrations that may be forgotten.

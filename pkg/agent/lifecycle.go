@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
@@ -52,7 +53,19 @@ func (a *Agent) open(ctx context.Context) error {
 	}
 	a.defers(a.hv.Subscribe(a.onEvent))
 	a.threads()
-	for _, r := range a.ledger.migrations() { // ended ones too: they refuse late messages
+	a.resumeArrivals(ctx)
+	stop, err := a.bus.Serve(a.base, a.serviceInfo(), a.serveCall)
+	if err != nil {
+		return err
+	}
+	a.close = append(a.close, stop)
+	return a.openCasts(ctx, tasks)
+}
+
+// resumeArrivals takes up the guests that are to come, and those that have ended too:
+// they refuse late messages.
+func (a *Agent) resumeArrivals(ctx context.Context) {
+	for _, r := range a.ledger.migrations() {
 		if r.Role != migration.RoleDest {
 			continue
 		}
@@ -60,11 +73,10 @@ func (a *Agent) open(ctx context.Context) error {
 			logkit.From(ctx).Error("an arriving migration was not taken up", logkit.Migration.Of(r.Migration.UUID), logkit.Err(err))
 		}
 	}
-	stop, err := a.bus.Serve(a.base, a.serviceInfo(), a.serveCall)
-	if err != nil {
-		return err
-	}
-	a.close = append(a.close, stop)
+}
+
+// openCasts takes up the tasks of an earlier run and begins to read new ones.
+func (a *Agent) openCasts(ctx context.Context, tasks []Task) error {
 	reader, err := a.bus.Casts(ctx, a.cfg.Host)
 	if err != nil {
 		return err
@@ -248,8 +260,8 @@ func (a *Agent) settle() error {
 // shut undoes what open did, in reverse.
 func (a *Agent) shut() error {
 	var errs []error
-	for i := len(a.close) - 1; i >= 0; i-- {
-		errs = append(errs, a.close[i]())
+	for _, undo := range slices.Backward(a.close) {
+		errs = append(errs, undo())
 	}
 	a.close = nil
 	return errors.Join(errs...)

@@ -48,13 +48,12 @@ func (m *machine) set(fn func(*machine)) {
 // onEvent is the driver's subscriber: it only notes which domain to look at. The
 // queue keeps one entry a domain, so a storm of events costs one look.
 func (a *Agent) onEvent(e virt.Event) {
-	switch e.Kind {
-	case virt.EventDisconnected:
+	if e.Kind == virt.EventIteration || e.Kind == virt.EventJobCompleted {
+		return
+	}
+	if e.Kind == virt.EventDisconnected {
 		a.machine.set(func(m *machine) { m.connected = false })
 		a.views.mark(rpc.Hosts, "")
-	case virt.EventIteration, virt.EventJobCompleted:
-		return
-	default:
 	}
 	a.looks.Add(e.Domain, 0, e)
 }
@@ -72,7 +71,7 @@ func (a *Agent) look(ctx context.Context, id string, e virt.Event) error {
 }
 
 // names of instance events, by what the hypervisor said.
-var eventNames = map[virt.EventKind]string{
+var eventNames = map[virt.EventKind]string{ //nolint:exhaustive // the others change no record
 	virt.EventStarted: "started", virt.EventResumed: "resumed", virt.EventSuspended: "paused", virt.EventStopped: "stopped",
 	virt.EventShutdown: "shutdown", virt.EventCrashed: "crashed", virt.EventPMSuspended: "suspended", virt.EventRebooted: "guest-rebooted",
 }
@@ -161,6 +160,7 @@ func (a *Agent) reconcile(ctx context.Context) error {
 	a.machine.once.Do(func() { close(a.machine.seen) })
 	a.views.mark(rpc.Hosts, "")
 	a.showNow(ctx, rpc.Hosts, "")
+	green.SpawnN(ctx, func(ctx context.Context) error { a.review(ctx); return nil })
 	logkit.From(ctx).Info("inventory taken", logkit.Key("instances").Of(len(repairs)),
 		logkit.Key("foreign").Of(foreign), logkit.Key("problems").Of(len(problems)))
 	return nil

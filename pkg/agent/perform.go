@@ -88,38 +88,45 @@ func (a *Agent) begin(ctx context.Context, j *job, t *turn) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case j.resumed:
-		var known bool
-		if j.inst, known = a.ledger.instance(j.task.Instance); !known && !e.newcomer && !e.leaver {
-			return a.unknownInstance(j.task.Method, j.task.Instance)
-		}
-		j.begun = true
-	case e.op == OpRebootSoft:
-		if j.task.DomainID, err = a.domainID(ctx, j.task.Instance); err != nil {
-			return err
-		}
-		fallthrough
-	default:
-		j.task.State = api.TaskRunning
-		if err := a.persist(ctx, func(c *change) error { return a.hold(c, j, e) }); err != nil {
-			return err
-		}
-		j.begun = true
+	if j.resumed {
+		err = a.goOn(j, e)
+	} else {
+		err = a.beginAnew(ctx, j, e)
 	}
-	if t.overtaken {
-		a.overtake(ctx, t)
+	j.begun = err == nil
+	if j.begun && t.overtaken {
+		a.overtake(t)
+	}
+	return err
+}
+
+// goOn takes up a task that an earlier run has begun.
+func (a *Agent) goOn(j *job, e endpoint) error {
+	var known bool
+	if j.inst, known = a.ledger.instance(j.task.Instance); !known && !e.newcomer && !e.leaver {
+		return a.unknownInstance(j.task.Method, j.task.Instance)
 	}
 	return nil
 }
 
+// beginAnew journals the begin.
+func (a *Agent) beginAnew(ctx context.Context, j *job, e endpoint) (err error) {
+	if e.op == OpRebootSoft {
+		if j.task.DomainID, err = a.domainID(ctx, j.task.Instance); err != nil {
+			return err
+		}
+	}
+	j.task.State = api.TaskRunning
+	return a.persist(ctx, func(c *change) error { return a.hold(c, j, e) })
+}
+
 // overtake lets a task that was taken up give way to the one that waits behind it.
-func (a *Agent) overtake(ctx context.Context, t *turn) {
+func (a *Agent) overtake(t *turn) {
 	if t.op != OpMigrate {
 		t.cancel(errTakenOver)
 		return
 	}
-	a.spawn(func(context.Context) { a.giveWay(ctx, t.task.Instance) })
+	a.spawn(func(ctx context.Context) { a.giveWay(ctx, t.task.Instance) })
 }
 
 // domainID is the hypervisor's number of a guest before its reboot; -1: it is off.
@@ -285,16 +292,26 @@ func (a *Agent) endInstance(c *change, j *job, out outcome, failed error, now ob
 	if !known || j.begun && inst.Generation != j.inst.Generation {
 		return nil
 	}
-	if out.remove {
+	switch {
+	case out.remove:
 		inst.VMState, inst.TaskState, inst.PowerState = instance.VMDeleted, instance.TaskNone, instance.PowerPending
 		if err := c.dropInstance(inst.UUID); err != nil {
 			return err
 		}
-		return c.instanceEvent(inst, out.event, out.detail, j.task.ID)
-	}
-	if j.refused {
+	case j.refused:
 		return c.dropInstance(inst.UUID)
+	default:
+		out = settled(&inst, j.task.Method, out, failed, now)
+		inst.Ports = a.portStatuses(inst)
+		if err := c.putInstance(inst); err != nil {
+			return err
+		}
 	}
+	return c.instanceEvent(inst, out.event, out.detail, j.task.ID)
+}
+
+// settled brings a record that stays to its state after a task.
+func settled(inst *instance.Instance, method string, out outcome, failed error, now observed) outcome {
 	inst.TaskState, inst.Fault = instance.TaskNone, nil
 	if now.seen {
 		inst.PowerState = now.power
@@ -307,18 +324,11 @@ func (a *Agent) endInstance(c *change, j *job, out outcome, failed error, now ob
 		if inst.VMState == instance.VMBuilding {
 			inst.VMState = instance.VMError
 		}
-		out.event, out.detail = "failed", j.task.Method
+		out.event, out.detail = "failed", method
 	} else if out.change != nil {
-		out.change(&inst)
+		out.change(inst)
 	}
-	inst.Ports = a.portStatuses(inst)
-	if err := c.putInstance(inst); err != nil {
-		return err
-	}
-	if out.event == "" {
-		return nil
-	}
-	return c.instanceEvent(inst, out.event, out.detail, j.task.ID)
+	return out
 }
 
 // power asks the hypervisor; ok is false when it can't tell.

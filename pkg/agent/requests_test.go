@@ -3,6 +3,7 @@ package agent_test
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -114,15 +115,13 @@ func TestRefusals(t *testing.T) {
 		for i, c := range cases {
 			ids[i] = instance.NewUUID()
 			h := map[string]string{"Compute-Request-Id": ids[i]}
-			for k, v := range c.header {
-				h[k] = v
-			}
+			maps.Copy(h, c.header)
 			r.inject("a", c.method, h, c.body)
 		}
 		r.inject("a", api.StartInstance, nil, `{}`) // without any id
 		id := r.build("a")
 		for i, c := range cases {
-			e := r.failed(ids[i], api.TaskRefused, c.kind)
+			e := r.faultOf(ids[i], api.TaskRefused, c.kind)
 			if len(r.life(ids[i])) != 1 || e.Error() == "" {
 				t.Errorf("%s: told %v, want one refusal", c.name, r.life(ids[i]))
 			}
@@ -231,7 +230,7 @@ func TestHostDisabled(t *testing.T) {
 		}
 		r.nodes["a"].stop()
 		r.nodes["a"].start()
-		e := r.failed(r.cast("a", api.BuildAndRunInstance, api.BuildArgs{Spec: guest()}), api.TaskRefused, fault.Conflict)
+		e := r.faultOf(r.cast("a", api.BuildAndRunInstance, api.BuildArgs{Spec: guest()}), api.TaskRefused, fault.Conflict)
 		if !strings.Contains(e.Error(), "disk swap") {
 			t.Errorf("refused with %v, want the reason in it", e)
 		}

@@ -241,7 +241,15 @@ func (r *rig) done(id string) {
 }
 
 // failed waits for a task that must end with that kind of error.
-func (r *rig) failed(id string, state api.TaskState, kind fault.Kind) *fault.Error {
+func (r *rig) failed(id string, state api.TaskState, kind fault.Kind) {
+	r.t.Helper()
+	if e := r.faultOf(id, state, kind); e == nil {
+		r.t.Fatalf("task %s ended without an error", id)
+	}
+}
+
+// faultOf is failed, and gives the error.
+func (r *rig) faultOf(id string, state api.TaskState, kind fault.Kind) *fault.Error {
 	r.t.Helper()
 	e := r.end(id)
 	if e.State != state || e.Error == nil || e.Error.Kind != kind {

@@ -156,18 +156,16 @@ func (a *Agent) publishViews(ctx context.Context) error {
 			return nil
 		}
 		round := a.views.turn()
-		if green.Sleep(ctx, a.cfg.ViewInterval) != nil {
-			return nil
+		err := green.Sleep(ctx, a.cfg.ViewInterval)
+		if err == nil {
+			err = a.publishRound(ctx, round)
 		}
-		err := a.publishRound(ctx, round)
 		if err == nil {
 			pause = a.cfg.RetryFirst
 			continue
 		}
 		logkit.From(ctx).Debug("views wait for the bus", logkit.Err(err))
-		if green.Sleep(ctx, pause) != nil {
-			return nil
-		}
+		_ = green.Sleep(ctx, pause) // ended early: the loop sees why
 		pause = min(2*pause, a.cfg.RetryLimit)
 		signal(a.views.wake)
 	}
@@ -295,7 +293,7 @@ func (a *Agent) hostView() api.HostView {
 	for _, r := range a.ledger.openMigrations() {
 		switch {
 		case r.Migration.Status == instance.MigrationError:
-			v.Problems = append(v.Problems, "migration "+r.Migration.UUID+": its outcome is unknown")
+			v.Problems = append(v.Problems, "migration "+r.Migration.UUID+": its outcome is unknown; compute-agent migration resolve "+r.Migration.UUID)
 		case r.Role == migration.RoleSource:
 			v.MigrationsOut++
 		case r.Role == migration.RoleDest && !r.Committed:

@@ -28,6 +28,9 @@ func (r *run) confirm(ctx context.Context) error {
 		case err == nil && res.Owned:
 			r.noteDowntime(res)
 			return nil
+		case r.record().Resolved == VerdictCompleted:
+			logkit.From(ctx).Warn("the destination does not say that it owns the guest; a person has decided so", logkit.Err(err))
+			return nil
 		case err != nil:
 			denied = time.Time{}
 			logkit.From(ctx).Warn("the destination has not answered yet that it owns the guest", logkit.Err(err))

@@ -152,7 +152,9 @@ func (m *monitor) observe(ctx context.Context, j virt.Job) {
 		m.abort(ctx)
 		return
 	}
-	m.act(ctx, m.policy.Decide(s))
+	d := m.policy.Decide(s)
+	m.r.remember(s, d)
+	m.act(ctx, d)
 }
 
 // publish puts the snapshot into the record's progress.
