@@ -17,6 +17,10 @@ DRIVER    ?= fake
 TESTFLAGS ?=
 BENCH     ?= .
 CASTS     ?= 100000
+SEEDS     ?= 100000
+SEED      ?=
+TIMES     ?= 1
+FUZZTIME  ?= 30s
 PREFIX    ?= /usr
 SYSCONF   ?= /etc
 UNITS     ?= $(PREFIX)/lib/systemd/system
@@ -32,7 +36,7 @@ GOLDEN   = $(shell grep -rlE 'Bool."update"' --include='*_test.go' . | xargs -r 
 GOTEST = CGO_ENABLED=1 go test -race -shuffle=on -timeout 10m $(TESTFLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test unit e2e lab lab-matrix bench soak microbench lint fmt fmt-check vet tidy vuln golden generate cover ci clean install units cc
+.PHONY: help build demo test unit e2e lab lab-matrix bench soak microbench fuzz lint fmt fmt-check vet tidy vuln golden generate cover ci clean install units cc
 
 help: ## print what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,10 +60,16 @@ e2e: cc ## the main scenario on the fake driver, without root
 lab: cc ## the main scenario on real hypervisors, as root; fails when it can't run
 	@LAB=required TESTFLAGS='$(TESTFLAGS)' tools/lab.sh
 
+fuzz: ## run each fuzz target for FUZZTIME (30s, or a count: 200000x) and tell how often it was executed
+	@tools/fuzz.sh '$(FUZZTIME)'
+
 lab-matrix: ## every cell of the kill matrix, about half an hour, as root; writes its table into docs/reliability.md
 	@test/lab/setup.sh
 	COMPUTE_AGENT_LAB=required COMPUTE_AGENT_LAB_MATRIX='$(or $(CELLS),all)' COMPUTE_AGENT_LAB_TABLE=write \
 		go test -count=1 -v -timeout 90m -run '^TestKillMatrix$$' $(TESTFLAGS) ./test/lab
+
+sim: ## whole agents, faults drawn from seeds, virtual time (SEEDS=100000, or SEED=n to play one, TIMES=n)
+	go test -count=1 -timeout 24h -v -run '^TestSimulation$$' ./test/sim $(if $(SEED),-seeds 1 -first $(SEED) -times $(TIMES),-seeds $(SEEDS))
 
 bench: ## figures beside peers and floors (BENCH=start,calls,finish,casts,monitors,green,lab); see docs/performance.md
 	go build -C test/bench -o $(CURDIR)/.cache/bench/agent-bench ./agent

@@ -4,7 +4,7 @@
 #
 #   LAB                required | anything else
 #   LAB_SETUP_TIMEOUT  seconds for the set-up, which installs packages (default 600)
-#   LAB_TIMEOUT        limit of the tests as `go test -timeout` has it (default 12m)
+#   LAB_TIMEOUT        limit of the tests as `go test -timeout` has it (default 15m)
 #   TESTFLAGS          more flags for go test
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -38,7 +38,7 @@ case $rc in
 esac
 
 # shellcheck disable=SC2086 # TESTFLAGS are words.
-COMPUTE_AGENT_LAB=1 CGO_ENABLED=1 go test -race -count=1 -v -timeout "${LAB_TIMEOUT:-12m}" ${TESTFLAGS:-} ./test/lab/... 2>&1 |
+COMPUTE_AGENT_LAB=1 CGO_ENABLED=1 go test -race -count=1 -v -timeout "${LAB_TIMEOUT:-15m}" ${TESTFLAGS:-} ./test/lab/... 2>&1 |
 	tee "$log"
 
 if grep -qE '^[[:space:]]*--- SKIP' "$log"; then

@@ -82,12 +82,7 @@ func (a *app) completeMigrations(cmd *cobra.Command, args []string, prefix strin
 		if err != nil {
 			return nil
 		}
-		names := map[string]string{}
-		if list, err := s.Instances(ctx); err == nil {
-			for _, i := range list {
-				names[i.UUID] = i.Name
-			}
-		}
+		names := namesOf(ctx, s)
 		var words []string
 		for _, m := range slices.Backward(all) { // the newest first
 			about := "\t" + string(m.Status) + ", " + m.Source + " to " + m.Dest

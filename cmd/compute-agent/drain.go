@@ -64,7 +64,7 @@ func (a *app) drainFlags(c *cobra.Command, f *drainFlags) {
 	flags := c.Flags()
 	flags.SortFlags = false
 	flags.StringSliceVar(&f.To, "to", nil, "destinations, with commas or given again")
-	flags.IntVar(&f.Parallel, "parallel", 2, "migrations at a time; more than the host's migration.outbound_slots wait in its queue")
+	flags.IntVar(&f.Parallel, "parallel", 2, "migrations at a time; more than the host's max_concurrent_live_migrations wait in its queue")
 	flags.DurationVar(&f.Timeout, "timeout", 24*time.Hour, "begin no migration later than this; those in progress are followed")
 	flags.BoolVar(&f.disable, "disable", true, "disable the host first; it stays disabled")
 	flags.StringVar(&f.Reason, "reason", "", "why it is disabled (default \"drained by $USER\")")

@@ -70,12 +70,7 @@ func (a *app) events(ctx context.Context, s *session, e eventFlags) error {
 	if e.follow && !e.all && e.since == 0 {
 		f.From = rpc.FromNow
 	}
-	p := &eventPrinter{app: a, of: e.instance, names: map[string]string{}, phases: map[string]string{}}
-	if all, err := s.Instances(ctx); err == nil { // names are a comfort, not a need
-		for _, i := range all {
-			p.names[i.UUID] = i.Name
-		}
-	}
+	p := &eventPrinter{app: a, of: e.instance, names: namesOf(ctx, s), phases: map[string]string{}}
 	show := func(event rpc.Event) error {
 		if e.since > 0 && time.Since(event.At) > e.since {
 			return nil
@@ -90,6 +85,18 @@ func (a *app) events(ctx context.Context, s *session, e eventFlags) error {
 		return err
 	}
 	return upToNow(ctx, s.bus, f, show)
+}
+
+// namesOf are the names of the instances that are published, by UUID: a comfort, so
+// none is no error.
+func namesOf(ctx context.Context, s *session) map[string]string {
+	names := map[string]string{}
+	if all, err := s.Instances(ctx); err == nil {
+		for _, i := range all {
+			names[i.UUID] = i.Name
+		}
+	}
+	return names
 }
 
 // upToNow reads until the stream is quiet.

@@ -22,7 +22,7 @@ func (a *app) migrationCommand() *cobra.Command {
 		Long:    "Live migrations. A MIGRATION is its UUID, or an instance (UUID or name): then its newest migration is meant.",
 		Example: "  compute-agent migration start web1 --to node2\n  compute-agent migration watch web1",
 	}
-	c.AddCommand(a.migrationStart(), a.migrationCheck(), a.migrationList(), a.migrationShow(), a.migrationWatch(),
+	c.AddCommand(a.migrationStart(), a.migrationCheck(), a.migrationList(), a.migrationShow(), a.migrationWatch(), a.migrationResolve(),
 		a.steer("abort", "End a migration that has not switched over yet; the guest stays", (*controller.Client).AbortMigration, "is aborted"),
 		a.steer("force-complete", "Make a running migration end now, by post-copy where it is allowed, else by pausing the guest", (*controller.Client).ForceCompleteMigration, "is being completed"))
 	return c
@@ -150,12 +150,7 @@ func (a *app) migrationList() *cobra.Command {
 					some = append(some, m)
 				}
 			}
-			names := map[string]string{}
-			if list, err := s.Instances(ctx); err == nil {
-				for _, i := range list {
-					names[i.UUID] = i.Name
-				}
-			}
+			names := namesOf(ctx, s)
 			return a.show(some, func(w io.Writer) { migrationTable(w, some, names) })
 		})
 	}
@@ -169,9 +164,17 @@ func migrationTable(w io.Writer, all []instance.Migration, names map[string]stri
 		if name == "" {
 			name = m.Instance
 		}
-		t.row(m.UUID, name, m.Source, m.Dest, string(m.Status), m.Phase, percent(m), short(took(m)), ago(m.StartedAt, time.Now()))
+		t.row(m.UUID, name, m.Source, m.Dest, statusText(m), m.Phase, percent(m), short(took(m)), ago(m.StartedAt, time.Now()))
 	}
 	t.flush("No migrations.")
+}
+
+// statusText marks what waits for a person.
+func statusText(m instance.Migration) string {
+	if m.Status == instance.MigrationError {
+		return "error (resolve it)"
+	}
+	return string(m.Status)
 }
 
 // took is how long a migration ran, or has been running.
@@ -207,7 +210,12 @@ func (a *app) migrationShow() *cobra.Command {
 				return err
 			}
 			if !history {
-				return a.show(m, func(w io.Writer) { migrationFacts(w, m, a.called(m.Instance)) })
+				return a.show(m, func(w io.Writer) {
+					migrationFacts(w, m, a.called(m.Instance))
+					if m.Result != nil {
+						migrationPlot(w, m.Result.Timeline, a.ramp())
+					}
+				})
 			}
 			steps, err := migrationSteps(ctx, s, cmp.Or(m.UUID, args[0]))
 			if err != nil {
@@ -229,9 +237,17 @@ func migrationFacts(w io.Writer, m instance.Migration, of string) {
 			"Iteration", count(p.Iteration), "Permitted pause", milliseconds(p.PermittedDowntimeMS), "Implied pause", milliseconds(p.ImpliedDowntimeMS))
 	}
 	if r := m.Result; r != nil {
-		pairs = append(pairs, "Took", milliseconds(r.TotalMS), "Guest paused", milliseconds(r.DowntimeMS), "Moved", moved(*r), "Reason", r.Reason)
+		pairs = append(pairs, "Took", milliseconds(r.TotalMS), "Guest paused", milliseconds(r.DowntimeMS), "Moved", moved(*r),
+			"Guest throttled", throttle(r.ThrottlePercent), "Reason", r.Reason)
 	}
 	facts(w, append(pairs, "Started", stamp(m.StartedAt), "Ended", stamp(m.EndedAt), "Request id", m.RequestID)...)
+}
+
+func throttle(percent int) string {
+	if percent == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d%% at most", percent)
 }
 
 func amount(n instance.Amount) string {

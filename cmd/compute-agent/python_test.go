@@ -37,13 +37,13 @@ func TestPythonExample(t *testing.T) {
 	run := func(args ...string) (string, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
-		cmd := exec.CommandContext(ctx, python, append([]string{"../../docs/examples/client.py"}, args...)...) //nolint:gosec // our own example
+		cmd := exec.CommandContext(ctx, python, append([]string{"../../docs/examples/client.py"}, args...)...)
 		cmd.Env = append(cmd.Environ(), "NATS_SERVER="+strings.TrimPrefix(server.URL(), "nats://"), "PYTHONDONTWRITEBYTECODE=1")
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
 	out, err := run("node1.example", "web1", "pause_instance")
-	want := "instances: web1\nweb1 is active\npause_instance accepted\npause_instance running\npause_instance succeeded\n"
+	want := "instances: web1\n" + "web1 is active\npause_instance accepted\npause_instance running\npause_instance succeeded\n"
 	if err != nil || out != want {
 		t.Errorf("the example says %q, %v, want %q", out, err, want)
 	}

@@ -96,16 +96,34 @@ func (a *app) requestBody(ctx context.Context, s *session, style api.Style, word
 		return nil, fault.Newf(fault.UnsupportedMethod, "", method, "it is a %s", m.Style).WithHint("compute-agent %s HOST %s", m.Style, method)
 	}
 	if len(args) == 1 && (args[0] == "-" || strings.HasPrefix(args[0], "@")) {
-		raw, err := a.readInput(strings.TrimPrefix(args[0], "@"))
-		if err == nil && json.Unmarshal(raw, &map[string]any{}) != nil {
-			err = fault.New(fault.InvalidArgument, method, args[0], "it is not a JSON object")
-		}
-		return raw, err
+		return a.readObject(method, args[0])
 	}
 	var want reflect.Type
 	if known {
 		want = reflect.TypeOf(m.Args()).Elem()
 	}
+	object, err := objectOf(ctx, s, want, words)
+	if err == nil {
+		err = enough(want, method, object)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(object)
+}
+
+// readObject reads the JSON object of @FILE or -.
+func (a *app) readObject(method, from string) (json.RawMessage, error) {
+	raw, err := a.readInput(strings.TrimPrefix(from, "@"))
+	if err == nil && json.Unmarshal(raw, &map[string]any{}) != nil {
+		err = fault.New(fault.InvalidArgument, method, from, "it is not a JSON object")
+	}
+	return raw, err
+}
+
+// objectOf makes an object of a method's key=value words.
+func objectOf(ctx context.Context, s *session, want reflect.Type, words []string) (map[string]any, error) {
+	method, args := words[0], words[1:]
 	object := map[string]any{}
 	for _, arg := range args {
 		key, value, ok := strings.Cut(arg, "=")
@@ -123,10 +141,7 @@ func (a *app) requestBody(ctx context.Context, s *session, style api.Style, word
 			return nil, err
 		}
 	}
-	if err := enough(want, method, object); err != nil {
-		return nil, err
-	}
-	return json.Marshal(object)
+	return object, nil
 }
 
 // member refuses a key that a method of this version does not have: an agent ignores

@@ -156,7 +156,7 @@ func startLibvirt(ctx context.Context, c config.Config, dial dialer) (service, e
 	l := c.Libvirt
 	driver, err := libvirt.Open(ctx, libvirt.Config{
 		SocketPath: l.Socket, URI: l.URI, InstancesPath: l.InstancesPath, VirtType: l.VirtType, Machine: l.Machine, CPUModel: l.CPUModel,
-		LiveMigrationURI: l.LiveMigrationURI, InboundAddr: l.InboundAddr, CallTimeout: l.CallTimeout, ConnectTimeout: l.ConnectTimeout,
+		LiveMigrationURI: l.LiveMigrationURI, InboundAddr: l.InboundAddr, NativeTLS: l.NativeTLS, TLSDir: l.TLSDir, CallTimeout: l.CallTimeout, ConnectTimeout: l.ConnectTimeout,
 		CallsPerConnection: l.CallsPerConnection, MaxMigrations: l.MaxMigrations,
 		Log: func(_ context.Context, msg string, err error) { log.Warn(msg, logkit.Err(err)) },
 	})

@@ -80,6 +80,8 @@ type Libvirt struct {
 	InstancesPath      string        `key:"instances_path" default:"/var/lib/compute-agent/instances" doc:"where disks, consoles and other files of instances are kept; the same on all hosts that guests move between"`
 	LiveMigrationURI   string        `key:"live_migration_uri" default:"qemu+tls://%s/system" doc:"where guests are sent to this host; %s is live_migration_inbound_addr"`
 	InboundAddr        string        `key:"live_migration_inbound_addr" doc:"the address at which this host receives guests; empty: its host name"`
+	NativeTLS          bool          `key:"live_migration_with_native_tls" default:"false" doc:"guests leave over QEMU's own TLS, memory and disks; both hosts need the certificates of tls_dir"`
+	TLSDir             string        `key:"tls_dir" default:"/etc/pki/qemu" doc:"where QEMU's certificates are, as in qemu.conf's migrate_tls_x509_cert_dir: ca-cert.pem, server-cert.pem, server-key.pem, client-cert.pem, client-key.pem; looked at before a migration"`
 	CallTimeout        time.Duration `key:"call_timeout" default:"30s" min:"1s" doc:"how long one call may take before the connection is given up and made again; perform has no such limit"`
 	ConnectTimeout     time.Duration `key:"connect_timeout" default:"10s" min:"100ms" doc:"how long connecting may take; it is tried without end"`
 	CallsPerConnection int           `key:"calls_per_connection" default:"4" min:"1" doc:"calls in flight on one connection; libvirtd's max_client_requests is 5"`
@@ -109,7 +111,7 @@ type Migration struct {
 	CompletionTimeout time.Duration `key:"live_migration_completion_timeout" default:"800s" min:"0s" doc:"how long a migration may take, per GiB; 0: without end"`
 	PermitPostCopy    bool          `key:"live_migration_permit_post_copy" default:"false" doc:"allow post-copy, after which there is no way back"`
 	PermitAutoConv    bool          `key:"live_migration_permit_auto_converge" default:"false" doc:"allow QEMU to slow the guest down; not used when post-copy is allowed"`
-	Parallel          int           `key:"parallel_connections" default:"0" min:"0" doc:"connections that the memory is spread over; 0: one, as without multifd"`
+	Parallel          int           `key:"parallel_connections" default:"0" min:"0" doc:"connections that the memory is spread over; 0: one, as without multifd, but 4 with libvirt.live_migration_with_native_tls; post-copy always has one"`
 	ClaimTimeout      time.Duration `key:"claim_timeout" default:"600s" min:"1s" doc:"a destination asks the source about a guest that has been announced for so long and has not come"`
 	PeerTimeout       time.Duration `key:"peer_timeout" default:"60s" min:"1s" doc:"how long one question to the other host may take; waiting for ports is beside it"`
 	MonitorInterval   time.Duration `key:"monitor_interval" default:"500ms" min:"10ms" doc:"how often a running migration is looked at, beside each event"`

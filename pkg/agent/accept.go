@@ -40,7 +40,7 @@ func (a *Agent) admit(m rpc.Message, style api.Style, sequence uint64, lane func
 		err = fault.New(fault.InvalidArgument, m.Method, "Compute-Request-Id", "the request has no id")
 	}
 	if err == nil {
-		err = api.CheckVersion(api.Version, m.Version)
+		err = api.CheckVersion(a.cfg.APIVersion, m.Version)
 	}
 	if err != nil {
 		return refused(m, t, err)

@@ -58,7 +58,7 @@ the row is what holds the instance (running or waiting in its lane), the column
 what is asked. Steering and telling are carried out at admission in every row.
 
 	              build  terminate start stop now  soft hard freeze migrate
-	build          R      T         q     q   q    q    q    q      q
+	build          R      T         every other waits (q)
 	terminate      R      q         every other is refused
 	start          R      q         q     q   q    q    q    q      q
 	stop           R      T         q     q   T    q    T    q      q

@@ -11,6 +11,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/migration"
 	"github.com/compute-agent/compute-agent/pkg/reboot"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 	"github.com/compute-agent/compute-agent/pkg/state"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
@@ -41,6 +42,11 @@ type Config struct {
 	TasksKept         int           // ended tasks that are remembered at most; 100,000
 	MigrationsKept    int           // and ended migrations; 10,000
 	RepairWorkers     int           // instances repaired at the same time; 8
+
+	// APIVersion is the version of the wire that it speaks; api.Version. Extra are calls
+	// beyond the table. Both let a test run an agent of another version beside this one.
+	APIVersion string
+	Extra      map[string]func(ctx context.Context, args []byte) (reply []byte, err error)
 
 	Inventory inventory.Config
 	Migration migration.Config // its Host is set from Host
@@ -76,6 +82,9 @@ func (c Config) withDefaults() Config {
 	n(&c.TasksKept, 100_000)
 	n(&c.MigrationsKept, 10_000)
 	n(&c.RepairWorkers, 8)
+	if c.APIVersion == "" {
+		c.APIVersion = api.Version
+	}
 	c.Inventory = c.Inventory.WithDefaults()
 	c.Migration.Host = c.Host
 	return c

@@ -19,9 +19,13 @@ func (a *Agent) serveCall(ctx context.Context, m rpc.Message, respond func(rpc.R
 
 // answer carries out one call and gives its one reply.
 func (a *Agent) answer(ctx context.Context, m rpc.Message) rpc.Reply {
+	if extra, ok := a.cfg.Extra[m.Method]; ok && api.CheckVersion(a.cfg.APIVersion, m.Version) == nil {
+		body, err := extra(ctx, m.Args)
+		return rpc.Reply{Body: body, Err: fault.Wire(err)}
+	}
 	e, err := a.route(m.Method, api.Call)
-	if err == nil {
-		err = api.CheckVersion(api.Version, m.Version)
+	if verr := api.CheckVersion(a.cfg.APIVersion, m.Version); verr != nil {
+		err = verr // a method of a later version is not known either
 	}
 	if err != nil {
 		return rpc.Reply{Err: fault.Wire(err)}

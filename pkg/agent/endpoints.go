@@ -36,6 +36,7 @@ func endpoints() map[string]endpoint {
 
 		api.LiveMigrationAbort:         {op: OpSteer, now: (*Agent).abortMigration},
 		api.LiveMigrationForceComplete: {op: OpSteer, now: (*Agent).forceMigration},
+		api.ResolveMigration:           {op: OpTell, newcomer: true, now: (*Agent).resolveMigration},
 		api.ExternalInstanceEvent:      {op: OpTell, newcomer: true, now: (*Agent).externalEvents},
 		api.SetHostEnabled:             {op: OpTell, newcomer: true, now: (*Agent).setEnabled},
 

@@ -15,6 +15,11 @@ func (a *Agent) lawful(e endpoint, t Task, args any, inst instance.Instance, kno
 	if !e.newcomer && !known {
 		return a.unknownInstance(t.Method, t.Instance)
 	}
+	if e.now == nil {
+		if err := a.frozen(t.Method, t.Instance); err != nil {
+			return err
+		}
+	}
 	switch v := args.(type) {
 	case *api.BuildArgs:
 		return a.lawfulBuild(t.Instance, inst, known)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
 	"github.com/compute-agent/compute-agent/pkg/fault"
@@ -63,7 +64,7 @@ func (a *Agent) look(ctx context.Context, id string, e virt.Event) error {
 		return a.restate(ctx, id, e)
 	}
 	if e.Kind == virt.EventConnected {
-		return a.reconcile(ctx)
+		return a.takeInventory(ctx)
 	}
 	logkit.From(ctx).Warn("the hypervisor is away; requests that need it answer unavailable")
 	return nil
@@ -106,6 +107,22 @@ func (a *Agent) restate(ctx context.Context, id string, e virt.Event) error {
 	})
 }
 
+// takeInventory reconciles after a new connection, again until it is done: without an
+// inventory the host has no room for anybody. A connection that is lost meanwhile is
+// followed by a new one.
+func (a *Agent) takeInventory(ctx context.Context) error {
+	retry := green.Retry{
+		Max: -1, First: a.cfg.RetryFirst, Limit: a.cfg.RetryLimit,
+		OnRetry: func(try int, err error, _ time.Duration) {
+			if try == 1 {
+				logkit.From(ctx).Warn("no inventory yet, trying again", logkit.Err(err))
+			}
+		},
+	}
+	_, err := green.RetryCall(ctx, retry, func(ctx context.Context) (struct{}, error) { return struct{}{}, a.reconcile(ctx) })
+	return err
+}
+
 // reconcile takes an inventory and repairs the differences, instances side by
 // side; one sick instance never stops the others. It never deletes anything.
 func (a *Agent) reconcile(ctx context.Context) error {
@@ -143,6 +160,7 @@ func (a *Agent) reconcile(ctx context.Context) error {
 	a.machine.once.Do(func() { close(a.machine.seen) })
 	a.views.mark(rpc.Hosts, "")
 	a.showNow(ctx, rpc.Hosts, "")
+	green.SpawnN(ctx, func(ctx context.Context) error { a.review(ctx); return nil })
 	logkit.From(ctx).Info("inventory taken", logkit.Key("instances").Of(len(repairs)),
 		logkit.Key("foreign").Of(foreign), logkit.Key("problems").Of(len(problems)))
 	return nil

@@ -8,6 +8,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/migration"
+	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 )
 
@@ -113,7 +114,11 @@ func (a *Agent) postIncoming(ctx context.Context, args any) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.dest.Post(ctx, v)
+	owned, err := a.dest.Post(ctx, v)
+	if err == nil && owned.Owned { // the source takes its entry away when it hears this: ours is to stand then
+		a.showNow(ctx, rpc.Instances, v.Instance)
+	}
+	return owned, err
 }
 
 func (a *Agent) rollbackIncoming(ctx context.Context, args any) (any, error) {

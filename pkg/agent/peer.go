@@ -51,7 +51,7 @@ func (p peer) ask(ctx context.Context, host, method string, args, result any) er
 	if err != nil {
 		return err
 	}
-	m := rpc.Message{Method: method, RequestID: instance.NewUUID(), Version: api.Version, Args: body}
+	m := rpc.Message{Method: method, RequestID: instance.NewUUID(), Version: api.Needs(method), Args: body}
 	reply, err := p.persist(ctx, host, m)
 	if err != nil {
 		return fault.Wrap(err, method, host)

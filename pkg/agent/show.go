@@ -181,7 +181,7 @@ func (a *Agent) forward(ctx context.Context, dest string, e api.ExternalEvent) {
 	body, err := rpc.JSON(api.ExternalEventArgs{Events: []api.ExternalEvent{e}})
 	if err == nil {
 		_, err = a.bus.Call(ctx, dest, rpc.Message{
-			Method: api.ExternalInstanceEvent, RequestID: instance.NewUUID(), Version: api.Version, Args: body,
+			Method: api.ExternalInstanceEvent, RequestID: instance.NewUUID(), Version: api.Needs(api.ExternalInstanceEvent), Args: body,
 		})
 	}
 	if err != nil {

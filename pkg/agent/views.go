@@ -281,7 +281,7 @@ func (a *Agent) hostView() api.HostView {
 	facts, connected, problems := a.machine.get()
 	set := a.ledger.switched()
 	v := api.HostView{
-		Host: a.cfg.Host, Agent: version.String(), APIVersion: api.Version, MachineID: a.cfg.MachineID,
+		Host: a.cfg.Host, Agent: version.String(), APIVersion: a.cfg.APIVersion, MachineID: a.cfg.MachineID,
 		Enabled: !set.Disabled, DisabledReason: set.Reason, Driver: a.cfg.Driver, Hypervisor: "away",
 		HypervisorType: facts.HypervisorType, HypervisorVersion: facts.HypervisorVersion, CPUModel: facts.CPUModel,
 		Resources: a.resources(""), Problems: problems,
@@ -293,7 +293,7 @@ func (a *Agent) hostView() api.HostView {
 	for _, r := range a.ledger.openMigrations() {
 		switch {
 		case r.Migration.Status == instance.MigrationError:
-			v.Problems = append(v.Problems, "migration "+r.Migration.UUID+": its outcome is unknown")
+			v.Problems = append(v.Problems, "migration "+r.Migration.UUID+": its outcome is unknown; compute-agent migration resolve "+r.Migration.UUID)
 		case r.Role == migration.RoleSource:
 			v.MigrationsOut++
 		case r.Role == migration.RoleDest && !r.Committed:

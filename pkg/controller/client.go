@@ -185,5 +185,5 @@ func message(ctx context.Context, method string, args any) (rpc.Message, error) 
 	if err != nil {
 		return rpc.Message{}, fault.WrapAs(fault.InvalidArgument, err, method, "")
 	}
-	return rpc.Message{Method: method, RequestID: id, Version: api.Version, Args: body}, nil
+	return rpc.Message{Method: method, RequestID: id, Version: api.Needs(method), Args: body}, nil
 }

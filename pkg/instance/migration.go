@@ -98,4 +98,18 @@ type Result struct {
 	Bytes      uint64 `json:"bytes"`
 	Iterations uint64 `json:"iterations"`
 	Reason     string `json:"reason,omitempty"` // why it ended as it did, one sentence
+
+	ThrottlePercent int      `json:"throttle_percent,omitempty"` // the most that auto-converge took from the guest's CPUs
+	Timeline        []Moment `json:"timeline,omitempty"`         // how the job went, oldest first; bounded
+}
+
+// Moment is one look at a migration's job, and what the policy did then.
+type Moment struct {
+	AtMS            int64  `json:"at_ms"` // since the job's begin
+	RemainingBytes  uint64 `json:"remaining_bytes"`
+	PermittedMS     int64  `json:"permitted_ms,omitempty"` // the downtime that was permitted
+	Iteration       uint64 `json:"iteration,omitempty"`
+	ThrottlePercent int    `json:"throttle_percent,omitempty"`
+	Action          string `json:"action,omitempty"` // set_downtime, post_copy, pause or abort; empty: nothing was done
+	Reason          string `json:"reason,omitempty"`
 }

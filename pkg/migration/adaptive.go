@@ -6,9 +6,9 @@ import (
 )
 
 // AdaptiveConfig tunes the policy adaptive. Zero fields mean the defaults, which
-// are KubeVirt's (VEP 248 and 291).
+// are KubeVirt's (VEP 248 and 291), but for the first downtime (docs/decisions).
 type AdaptiveConfig struct {
-	DowntimeFirst  time.Duration // the permitted downtime at the start; 150 ms
+	DowntimeFirst  time.Duration // the permitted downtime at the start; 300 ms, QEMU's own default
 	DowntimeStep   time.Duration // one raise; 150 ms
 	DowntimeLimit  time.Duration // the highest; 1050 ms
 	StartIteration uint64        // no raise before this iteration; 3
@@ -18,7 +18,7 @@ type AdaptiveConfig struct {
 }
 
 func (c AdaptiveConfig) withDefaults() AdaptiveConfig {
-	c.DowntimeFirst = or(c.DowntimeFirst, 150*time.Millisecond)
+	c.DowntimeFirst = or(c.DowntimeFirst, 300*time.Millisecond)
 	c.DowntimeStep = or(c.DowntimeStep, 150*time.Millisecond)
 	c.DowntimeLimit = or(c.DowntimeLimit, 1050*time.Millisecond)
 	c.StartIteration = or(c.StartIteration, 3)

@@ -299,10 +299,17 @@ func (a *arrival) lookAndCommit(ctx context.Context, sourceEnded bool) (virt.Dom
 	return dom, nil
 }
 
-// commit makes the guest this host's own.
+// commit makes the guest this host's own, once. When it is called again only what was
+// left to do is done: a guest that has moved on meanwhile must not be owned anew.
 func (a *arrival) commit(ctx context.Context) error {
 	began := time.Now()
-	if _, err := walk(ctx, a, commitTable(), PhaseActivate); err != nil {
+	if a.record().Committed {
+		if dom, err := a.look(ctx); err != nil {
+			return err
+		} else if dom.State == "" {
+			return a.close(ctx, instance.MigrationCompleted, nil)
+		}
+	} else if _, err := walk(ctx, a, commitTable(), PhaseActivate); err != nil {
 		a.note(func(rec *Record) { *rec = rec.advance(PhaseAwait, "", false) }) // the next look tries again
 		return err
 	}
@@ -327,6 +334,8 @@ func (a *arrival) resume(ctx context.Context) error {
 	a.slot = true
 	a.d.expect(a)
 	switch {
+	case rec.Committed, indexOf(commitTable(), rec.Phase) >= 0:
+		return a.commit(ctx)
 	case rec.Phase == PhaseAwait && !rec.Undoing:
 		a.arm(max(a.d.cfg.ClaimTimeout-time.Since(rec.UpdatedAt), a.d.cfg.RetryFirst)) //nolint:contextcheck // the claim outlives the request
 		_, err := a.lookAndCommit(ctx, false)

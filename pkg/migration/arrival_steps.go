@@ -113,8 +113,10 @@ func (a *arrival) activateLater() {
 
 func (a *arrival) own(ctx context.Context) error {
 	retry := green.Retry{Max: journalTries - 1, First: a.d.cfg.RetryFirst, Limit: a.d.cfg.RetryLimit}
+	rec := a.record()
+	rec.Committed = true // with the instance's record, in one transaction
 	_, err := green.RetryCall(ctx, retry, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, a.d.ports.Owner.Own(ctx, a.record())
+		return struct{}{}, a.d.ports.Owner.Own(ctx, rec)
 	})
 	return causeOf(ctx, err)
 }

@@ -51,7 +51,8 @@ type Config struct {
 	PermitPostCopy    bool           // nova's live_migration_permit_post_copy; false
 	PermitAutoConv    bool           // nova's live_migration_permit_auto_converge, not beside post-copy; false
 	BandwidthMiB      uint64         // MiB/s for requests without one; 0: no limit
-	Parallel          int            // connections for requests without one; 0: one stream
+	Parallel          int            // connections for requests without one; 0: one stream, with TLS 4
+	NativeTLS         bool           // guests leave over the hypervisor's own TLS (nova's live_migration_with_native_tls); false
 	Downtime          ScheduleConfig // of the policy nova; 500 ms, 10 steps, 75 s/GiB
 	CompletionTimeout time.Duration  // per GiB of memory and copied disks; 800 s. Negative: none
 	Adaptive          AdaptiveConfig

@@ -190,7 +190,7 @@ func (d *Dest) Check(ctx context.Context, args api.PeerMigrateArgs) (api.CheckRe
 		return api.CheckResult{}, fault.Wrap(err, "check_can_live_migrate_destination", d.cfg.Host)
 	}
 	def := d.record(args).definition()
-	def.Copies = plan.Copies
+	def.Copies, def.TLS = plan.Copies, args.TLS
 	theirs, err := d.ports.Hypervisor.Check(ctx, def)
 	if err != nil {
 		return api.CheckResult{}, fault.Wrap(err, "check_can_live_migrate_destination", d.cfg.Host)
@@ -234,6 +234,11 @@ func (d *Dest) record(args api.PeerMigrateArgs) Record {
 	}
 }
 
+// preparedOf says where the guest is to be sent.
+func preparedOf(in virt.Inbound) api.PreparedResult {
+	return api.PreparedResult{URI: in.URI, MigrateURI: in.MigrateURI, TLSName: in.TLSName}
+}
+
 // Prepare makes this host ready for the guest (pre_live_migration), or undoes what
 // it made and says why not.
 func (d *Dest) Prepare(ctx context.Context, args api.PeerMigrateArgs) (api.PreparedResult, error) {
@@ -265,13 +270,13 @@ func (d *Dest) Prepare(ctx context.Context, args api.PeerMigrateArgs) (api.Prepa
 	case rec.Undoing || rec.Ended():
 		return api.PreparedResult{}, fault.New(fault.Conflict, method, a.id, "this migration has ended here").WithHint("start a new one")
 	case rec.Phase == PhaseAwait:
-		return api.PreparedResult{URI: rec.Inbound.URI, MigrateURI: rec.Inbound.MigrateURI}, nil
+		return preparedOf(rec.Inbound), nil
 	}
 	if err := a.prepare(ctx); err != nil {
 		return api.PreparedResult{}, fault.Wrap(err, method, a.id)
 	}
 	rec = a.record()
-	return api.PreparedResult{URI: rec.Inbound.URI, MigrateURI: rec.Inbound.MigrateURI}, nil
+	return preparedOf(rec.Inbound), nil
 }
 
 // Post tells whether this host owns the guest, after taking it when the facts say

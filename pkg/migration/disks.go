@@ -23,13 +23,7 @@ type diskPlan struct {
 func planDisks(s instance.Spec, here, there instance.StorageFacts) diskPlan {
 	p := diskPlan{InFolder: here.Folder != "" && here.Folder == there.Folder}
 	for i, disk := range s.Disks {
-		var mine, theirs instance.DiskFacts
-		if i < len(here.Disks) {
-			mine = here.Disks[i]
-		}
-		if i < len(there.Disks) {
-			theirs = there.Disks[i]
-		}
+		mine, theirs := factsAt(here, i), factsAt(there, i)
 		shared := disk.Shared || mine.Same(theirs)
 		p.InFolder = p.InFolder || shared && disk.Source.Image != ""
 		switch {
@@ -43,6 +37,14 @@ func planDisks(s instance.Spec, here, there instance.StorageFacts) diskPlan {
 		}
 	}
 	return p
+}
+
+// factsAt gives what a host told of the disk at that place; nothing if it told nothing.
+func factsAt(f instance.StorageFacts, i int) instance.DiskFacts {
+	if i < len(f.Disks) {
+		return f.Disks[i]
+	}
+	return instance.DiskFacts{}
 }
 
 // reasons are nova's, by block_migration's three values: nil copies what must be

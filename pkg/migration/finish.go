@@ -28,6 +28,9 @@ func (r *run) confirm(ctx context.Context) error {
 		case err == nil && res.Owned:
 			r.noteDowntime(res)
 			return nil
+		case r.record().Resolved == VerdictCompleted:
+			logkit.From(ctx).Warn("the destination does not say that it owns the guest; a person has decided so", logkit.Err(err))
+			return nil
 		case err != nil:
 			denied = time.Time{}
 			logkit.From(ctx).Warn("the destination has not answered yet that it owns the guest", logkit.Err(err))
@@ -88,7 +91,10 @@ func (r *run) dropCopy(ctx context.Context) error {
 	d, err := r.look(ctx)
 	switch SightOf(d, err) {
 	case SightRunning:
-		return errors.Join(errUnknown, fault.New(fault.Conflict, op, r.instance, "the guest runs on both hosts"))
+		if err := r.fence(ctx); err != nil {
+			return err
+		}
+		return fault.New(fault.Conflict, op, r.instance, "a copy of the guest was stopped here; it is removed next")
 	case SightMoving, SightPaused, SightPostCopy, SightLost:
 		logkit.From(ctx).Warn("a copy of the guest stands still here and is removed: " + string(d.State) + " (" + string(d.Reason) + ")")
 		return r.s.ports.Hypervisor.Destroy(ctx, r.instance)
@@ -98,6 +104,31 @@ func (r *run) dropCopy(ctx context.Context) error {
 		return err
 	}
 	return err
+}
+
+// fence pauses the copy of the guest that runs here although the destination has
+// committed and runs it. libvirt makes such a twin when the reply of its finishing step
+// is lost: its source takes silence for failure and resumes. Only a fact allows this,
+// that the destination owns and runs the guest and the copy here is of the older
+// generation; and it can be taken back. A copy that stands still is removed by clean.
+func (r *run) fence(ctx context.Context) error {
+	d, err := r.look(ctx)
+	if err != nil || SightOf(d, nil) != SightRunning {
+		return err
+	}
+	res, err := r.post(ctx, false)
+	if err != nil {
+		return err
+	}
+	rec := r.record()
+	there := SightOf(virt.Domain{State: virt.State(res.State), Reason: virt.Reason(res.Reason)}, nil)
+	if !res.Owned || there != SightRunning || d.Generation >= rec.Migration.Generation {
+		return errors.Join(errUnknown, fault.New(fault.Conflict, op, r.instance, "the guest runs on both hosts"))
+	}
+	logkit.From(ctx).Error("the guest runs on both hosts, and the destination owns it: the copy here is stopped")
+	ctx, cancel := within(ctx, r.s.cfg.HypervisorWait, "stopping the copy of the guest")
+	defer cancel()
+	return fault.Wrap(causeOf(ctx, r.s.ports.Hypervisor.Pause(ctx, r.instance)), op, r.instance)
 }
 
 // stubbornly repeats what must be done until it is.
@@ -142,6 +173,9 @@ func (r *run) settle(ctx context.Context, w *worker) (v Verdict, running bool, e
 		v := Outcome(facts)
 		if v != VerdictUnknown {
 			return v, false, nil
+		}
+		if facts.Source == SightRunning && facts.Owned {
+			why = errors.Join(why, r.fence(ctx))
 		}
 		pause = min(pause+c.RetryFirst, c.RetryLimit)
 		if green.Sleep(ctx, pause) != nil {

@@ -37,6 +37,7 @@ type monitor struct {
 	permitted time.Duration
 	raisedAt  time.Duration
 	refused   bool      // post-copy was, once
+	doubted   time.Time // since when the guest runs here although post-copy was begun
 	seen      bool      // the job was seen running
 	quiet     time.Time // since when no job is seen
 	failedAt  time.Time // when the event told that the job failed
@@ -141,6 +142,7 @@ func (m *monitor) observe(ctx context.Context, j virt.Job) {
 	}
 	elapsed := time.Since(m.begun) + m.clock
 	m.track = m.track.Observe(j, elapsed, m.policy.Adaptive.StallMargin)
+	m.doubt(ctx)
 	rec := m.r.record()
 	s := Snapshot{
 		Elapsed: elapsed, Job: j, Track: m.track, Permitted: m.permitted, RaisedAt: m.raisedAt,
@@ -152,7 +154,9 @@ func (m *monitor) observe(ctx context.Context, j virt.Job) {
 		m.abort(ctx)
 		return
 	}
-	m.act(ctx, m.policy.Decide(s))
+	d := m.policy.Decide(s)
+	m.r.remember(s, d)
+	m.act(ctx, d)
 }
 
 // publish puts the snapshot into the record's progress.
@@ -239,15 +243,41 @@ func (m *monitor) postCopy(ctx context.Context) error {
 	err := m.bounded(ctx, func(ctx context.Context) error {
 		return m.r.s.ports.Hypervisor.StartPostCopy(ctx, m.r.instance)
 	})
-	if fault.KindOf(err) != fault.Conflict { // also an error that leaves open whether it began: then it is safer to believe so
-		return err
+	if err == nil {
+		return nil
 	}
 	m.refused = true
+	if fault.KindOf(err) != fault.Conflict { // it may have begun: doubt finds out
+		return err
+	}
 	m.r.poke()
 	if back := set(false, instance.ModePreCopy); back != nil {
 		return back
 	}
 	return err
+}
+
+// doubt takes the mark of post-copy back when the guest still runs here WorkerGrace
+// later: the request was lost on its way, with an error or with the agent that made it.
+// With the mark nothing would ever end a migration that can't end by itself.
+func (m *monitor) doubt(ctx context.Context) {
+	if !m.r.record().PostCopy {
+		return
+	}
+	d, err := m.r.look(ctx)
+	switch {
+	case SightOf(d, err) != SightRunning:
+		m.doubted = time.Time{}
+	case m.doubted.IsZero():
+		m.doubted = time.Now()
+	case time.Since(m.doubted) > m.r.s.cfg.WorkerGrace:
+		logkit.From(ctx).Warn("post-copy has not begun: the guest still runs here")
+		m.doubted = time.Time{}
+		err := m.r.save(ctx, func(rec *Record) { rec.PostCopy, rec.Migration.Mode = false, instance.ModePreCopy })
+		if err != nil {
+			logkit.From(ctx).Warn("the mode of the migration was not journaled", logkit.Err(err))
+		}
+	}
 }
 
 // pause stops the guest, so that what remains can only get less.

@@ -55,11 +55,26 @@ func (r *run) request() virt.MigrateRequest {
 		Generation:   rec.Migration.Generation,
 		Inbound:      rec.Inbound,
 		BandwidthMiB: or(rec.Args.BandwidthMiB, c.BandwidthMiB),
-		Parallel:     or(rec.Args.ParallelConnections, c.Parallel),
+		Parallel:     or(rec.Args.ParallelConnections, c.parallel(postCopy)),
 		PostCopy:     postCopy,
 		AutoConverge: c.PermitAutoConv && !postCopy, // nova's rule (nova.md 2.5)
 		Disks:        targetsOf(rec.Copies),
 	}
+}
+
+// tlsParallel is how many connections share the work of encrypting (nova's and
+// KubeVirt's experience: one is bound by one core).
+const tlsParallel = 4
+
+// parallel is this host's number of connections. Post-copy wants one stream.
+func (c Config) parallel(postCopy bool) int {
+	switch {
+	case postCopy:
+		return 0
+	case c.NativeTLS:
+		return or(c.Parallel, tlsParallel)
+	}
+	return c.Parallel
 }
 
 // canPostCopy reports whether the job may switch to post-copy: permitted here or

@@ -21,6 +21,7 @@ type Guests interface {
 
 // Mover moves a running guest; see virttest.Mover.
 type Mover interface {
+	CheckLeaving(ctx context.Context, r virt.MigrateRequest) (reasons []string, err error)
 	Migrate(ctx context.Context, r virt.MigrateRequest) error
 	Job(ctx context.Context, id string) (virt.Job, error)
 	CompletedJob(ctx context.Context, id string) (virt.Job, error)

@@ -37,6 +37,7 @@ type run struct {
 	job     *virt.Job               // of the job-completed event
 	forced  *green.Event[Action]    // somebody waits for force-complete
 	slot    bool
+	line    timeline
 	resumed bool // this walk began at a phase after accept
 }
 
@@ -214,7 +215,7 @@ func (r *run) giveUp(ctx context.Context, reached Phase, v Verdict, why error) (
 func (r *run) freeze(ctx context.Context, why error) (instance.Migration, error) {
 	e := fault.WrapAs(fault.Internal, why, op, r.id)
 	if f := new(fault.Error); errors.As(e, &f) && f.Hint == "" {
-		e = f.WithHint("look at the guest on both hosts; nothing was destroyed, and nothing more is done by itself")
+		e = f.WithHint("nothing was destroyed, and nothing more is done until the facts are clear; decide: compute-agent migration resolve %s", r.id)
 	}
 	logkit.From(ctx).Error("live migration has an unknown outcome", logkit.Err(e))
 	err := r.save(ctx, func(rec *Record) {
@@ -276,6 +277,11 @@ func (r *run) result(rec Record, why error) *instance.Result {
 			res.DowntimeMS = j.Downtime.Milliseconds()
 		}
 	}
+	res.Timeline = r.remembered()
+	if len(res.Timeline) == 0 && rec.Migration.Result != nil { // of a walk before a restart
+		res.Timeline = rec.Migration.Result.Timeline
+	}
+	res.ThrottlePercent = throttled(res.Timeline)
 	switch {
 	case why != nil:
 		res.Reason = why.Error()
@@ -312,5 +318,6 @@ func (r *run) peerArgs() api.PeerMigrateArgs {
 		Instance:   rec.Instance,
 		Storage:    rec.Storage,
 		Copies:     targetsOf(rec.Copies),
+		TLS:        r.s.cfg.NativeTLS,
 	}
 }

@@ -71,6 +71,11 @@ func (r *run) examine(ctx context.Context) (found func(Record) Record, reasons [
 	case d.State != virt.Running && d.State != virt.Paused:
 		reasons = append(reasons, "the instance does not run: it is "+string(d.State))
 	}
+	leaving, err := r.leaving(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	reasons = merge(reasons, leaving)
 	storage, err := r.storage(ctx)
 	return func(rec Record) Record {
 		rec.WasPaused = d.State == virt.Paused
@@ -78,6 +83,14 @@ func (r *run) examine(ctx context.Context) (found func(Record) Record, reasons [
 		rec.Storage = storage
 		return rec
 	}, reasons, err
+}
+
+// leaving asks the hypervisor whether it could send the guest as asked, bounded.
+func (r *run) leaving(ctx context.Context) ([]string, error) {
+	ctx, cancel := within(ctx, r.s.cfg.HypervisorWait, "the hypervisor's answer")
+	defer cancel()
+	reasons, err := r.s.ports.Hypervisor.CheckLeaving(ctx, r.request())
+	return reasons, fault.Wrap(causeOf(ctx, err), op, r.instance)
 }
 
 // storage asks the hypervisor for the guest's disks, bounded.
@@ -175,7 +188,7 @@ func (r *run) prepare(ctx context.Context) error {
 	if err != nil {
 		return fault.Wrap(err, op, dest)
 	}
-	r.note(func(rec *Record) { rec.Inbound = virt.Inbound{URI: res.URI, MigrateURI: res.MigrateURI} })
+	r.note(func(rec *Record) { rec.Inbound = inboundOf(res) })
 	return nil
 }
 
@@ -220,6 +233,11 @@ func (r *run) preparing(ctx context.Context, dest string) bool {
 	return !m.Status.Ended()
 }
 
+// inboundOf reads where the destination wants the guest sent.
+func inboundOf(res api.PreparedResult) virt.Inbound {
+	return virt.Inbound{URI: res.URI, MigrateURI: res.MigrateURI, TLSName: res.TLSName}
+}
+
 // rollback lets the destination undo what it made. It asks until it is answered, for
 // RollbackTimeout at most; then the destination finds out by itself when its claim
 // runs out. A destination where the guest runs refuses: then nothing is clear.
@@ -240,7 +258,7 @@ func (r *run) rollback(ctx context.Context) error {
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case refused(err):
+	case refused(err) && r.record().Resolved == VerdictNone:
 		return errors.Join(errUnknown, fault.Wrap(err, op, dest))
 	}
 	logkit.From(ctx).Warn("the destination could not be told to undo; it will find out when its claim runs out", logkit.Err(err))
@@ -271,7 +289,7 @@ func (r *run) standOnce(ctx context.Context) error {
 		return fault.Wrap(err, op, r.instance)
 	case !stuck || rec.WasPaused:
 		return nil
-	case !rec.RolledBack:
+	case !rec.RolledBack && rec.Resolved == VerdictNone:
 		return errors.Join(errUnknown, fault.New(fault.Conflict, op, r.instance,
 			"the guest stands still here, and the destination has not confirmed that it never ran there"))
 	}

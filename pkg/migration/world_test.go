@@ -568,6 +568,7 @@ func (d doors) Own(_ context.Context, r migration.Record) error {
 		inst.Host, inst.Generation = d.a.name, r.Migration.Generation
 		d.a.instances[inst.UUID] = inst
 		delete(d.a.claims, inst.UUID)
+		d.a.journal[string(r.Role)+" "+r.Migration.UUID] = r
 		return nil
 	})
 }

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -10,8 +11,10 @@ import (
 )
 
 // dispatch decodes a call and runs the handler; the two transports share it.
-// send is called exactly once unless the handler never responds.
-func dispatch(serving context.Context, method string, h header, args []byte, send func(Reply), handle Handler) { //nolint:revive // six: a call, where its answer goes, who handles it
+// send is called exactly once unless the handler never responds; beat before it, as
+// often as the caller asked for.
+func dispatch(serving context.Context, method string, h header, args []byte, out outlet, handle Handler) { //nolint:revive // six: a call, where its answer goes, who handles it
+	send := out.send
 	m, bad := decodeMessage(method, h, args, false)
 	if bad != nil {
 		send(Reply{Err: bad})
@@ -27,12 +30,55 @@ func dispatch(serving context.Context, method string, h header, args []byte, sen
 		ctx, cancel = context.WithDeadline(serving, m.Expires)
 	}
 	var answered atomic.Bool
+	quiet := heartbeats(ctx, m.Heartbeat, func() bool { return !answered.Load() }, out.beat)
 	handle(ctx, m, func(r Reply) {
 		if answered.CompareAndSwap(false, true) {
+			quiet()
 			send(r)
 			cancel()
 		}
 	})
+}
+
+// outlet is how a call's caller is spoken to.
+type outlet struct {
+	send func(Reply)
+	beat func()
+}
+
+// heartbeats calls beat every so often while wanted and until ctx ends. No beat
+// comes after quiet has returned, so none follows the reply.
+func heartbeats(ctx context.Context, every time.Duration, wanted func() bool, beat func()) (quiet func()) {
+	if every <= 0 {
+		return func() {}
+	}
+	var mu sync.Mutex // held while beating
+	var timer *time.Timer
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(every, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if wanted() && ctx.Err() == nil {
+			beat()
+			timer.Reset(every)
+		}
+	})
+	return func() {
+		timer.Stop()
+		mu.Lock() // one that is at it
+		defer mu.Unlock()
+	}
+}
+
+// heartbeatHeader marks a message that is no reply.
+func heartbeatHeader(every time.Duration) header { return header{headerHeartbeat: {every.String()}} }
+
+func isHeartbeat(h header) bool { return headerGet(h, headerHeartbeat) != "" }
+
+func silent(host string, m Message) error {
+	return fault.Newf(fault.Unavailable, m.Method, host, "the agent has sent no heartbeat for %s", 2*m.Heartbeat).
+		WithHint("the request may still be carried out; repeat it with the same request id to learn its outcome")
 }
 
 // callDeadline gives a call its deadline: the sooner of ctx's and m.Expires, else

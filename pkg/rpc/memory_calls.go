@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
 )
@@ -73,18 +74,35 @@ func (c *memConn) Call(ctx context.Context, host string, m Message) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	replies := make(chan wireReply, 1)
+	replies := make(chan wireReply, 1+min(int(m.Heartbeat), 1)*8) // with heartbeats, room for those that were not read yet
 	p := Passage{Leg: LegCall, Conn: c.name, Host: host, Subject: c.bus.names.call(host, m.Method), Request: m.RequestID}
 	for _, a := range agents {
 		carry(c.bus.fate(p), func() { a.take(h, m, p, c, replies) })
 	}
-	select {
-	case r := <-replies:
-		return decodeReply(r.header, r.body)
-	case <-c.gone:
-		return nil, fault.New(fault.Unavailable, m.Method, host, "the connection was closed while the call waited")
-	case <-ctx.Done():
-		return nil, noAnswer(ctx, host, m)
+	return c.await(ctx, host, m, replies)
+}
+
+// await gives the first reply that is no heartbeat.
+func (c *memConn) await(ctx context.Context, host string, m Message, replies <-chan wireReply) ([]byte, error) {
+	var silence <-chan time.Time
+	for {
+		if m.Heartbeat > 0 {
+			timer := time.NewTimer(2 * m.Heartbeat)
+			defer timer.Stop()
+			silence = timer.C
+		}
+		select {
+		case r := <-replies:
+			if !isHeartbeat(r.header) {
+				return decodeReply(r.header, r.body)
+			}
+		case <-silence:
+			return nil, silent(host, m)
+		case <-c.gone:
+			return nil, fault.New(fault.Unavailable, m.Method, host, "the connection was closed while the call waited")
+		case <-ctx.Done():
+			return nil, noAnswer(ctx, host, m)
+		}
 	}
 }
 
@@ -114,19 +132,21 @@ func (c *memConn) reach(host, method string) ([]*memAgent, error) {
 
 // take gives a call that arrived to the handler, with its headers as they came.
 func (a *memAgent) take(h header, m Message, p Passage, caller *memConn, replies chan<- wireReply) {
-	send := func(r Reply) {
-		p.Leg, p.Conn = LegReply, a.conn.name
-		rh, body := encodeReply(r)
+	p.Leg, p.Conn = LegReply, a.conn.name
+	back := func(r wireReply) {
 		carry(a.conn.bus.fate(p), func() {
 			if a.conn.bus.joined(a.conn, caller) {
 				select {
-				case replies <- wireReply{rh, body}:
+				case replies <- r:
 				default: // a second reply: nobody waits for it
 				}
 			}
 		})
 	}
-	dispatch(a.ctx, m.Method, h, m.Args, send, a.handler)
+	dispatch(a.ctx, m.Method, h, m.Args, outlet{
+		send: func(r Reply) { rh, body := encodeReply(r); back(wireReply{rh, body}) },
+		beat: func() { back(wireReply{header: heartbeatHeader(m.Heartbeat)}) },
+	}, a.handler)
 }
 
 // joined reports whether both connections are on the bus.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -31,18 +32,64 @@ func (c *natsConn) Call(ctx context.Context, host string, m Message) ([]byte, er
 	}
 	_, epoch := c.state()
 	defer context.AfterFunc(epoch, cancel)()
-	reply, err := c.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: c.names.call(host, m.Method), Header: h, Data: m.Args})
+	request := c.nc.RequestMsgWithContext
+	if m.Heartbeat > 0 {
+		request = c.requestWithHeartbeats
+	}
+	reply, err := request(ctx, &nats.Msg{Subject: c.names.call(host, m.Method), Header: h, Data: m.Args})
 	switch {
 	case err == nil:
 		return decodeReply(reply.Header, reply.Data)
 	case errors.Is(err, nats.ErrNoResponders):
 		return nil, noAgent(m.Method, host)
+	case errors.Is(err, errSilent):
+		return nil, silent(host, m)
 	case epoch.Err() != nil && caller.Err() == nil:
 		return nil, fault.Wrap(context.Cause(epoch), m.Method, host)
 	case ctx.Err() != nil:
 		return nil, noAnswer(ctx, host, m)
 	}
 	return nil, natsFault(err, m.Method, host)
+}
+
+// errSilent: neither a heartbeat nor a reply came in time.
+var errSilent = errors.New("the agent is silent")
+
+// requestWithHeartbeats sends a request and gives the reply that follows any number
+// of heartbeats; two of them missed are the end.
+func (c *natsConn) requestWithHeartbeats(ctx context.Context, m *nats.Msg) (*nats.Msg, error) {
+	every, bad := decodeHeartbeat(headerGet(header(m.Header), headerHeartbeat))
+	if bad != nil {
+		return nil, bad
+	}
+	came := make(chan *nats.Msg, 16)
+	m.Reply = c.nc.NewInbox()
+	sub, err := c.nc.ChanSubscribe(m.Reply, came)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
+	if err := c.nc.PublishMsg(m); err != nil {
+		return nil, err
+	}
+	silence := time.NewTimer(2 * every)
+	defer silence.Stop()
+	for {
+		select {
+		case r := <-came:
+			switch {
+			case len(r.Data) == 0 && r.Header.Get("Status") == "503":
+				return nil, nats.ErrNoResponders
+			case !isHeartbeat(header(r.Header)):
+				return r, nil
+			}
+			silence.Reset(2 * every)
+		case <-silence.C:
+			return nil, errSilent
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // Serve implements [Agent]. The agent is a NATS micro service named by the prefix
@@ -150,7 +197,13 @@ func (s *natsService) take(req micro.Request) {
 		s.send(to, method, Reply{Body: body, Err: fault.Wire(err)})
 		return
 	}
-	dispatch(s.ctx, method, header(req.Headers()), req.Data(), func(r Reply) { s.send(to, method, r) }, s.handler)
+	h := header(req.Headers())
+	dispatch(s.ctx, method, h, req.Data(), outlet{
+		send: func(r Reply) { s.send(to, method, r) },
+		beat: func() {
+			_ = s.conn.nc.PublishMsg(&nats.Msg{Subject: to, Header: nats.Header{headerHeartbeat: h[headerHeartbeat]}}) // lost with the connection
+		},
+	}, s.handler)
 }
 
 // send publishes a reply. It does not use the request's own methods: they write

@@ -17,10 +17,11 @@ import (
 const streamGet = "$JS.API.STREAM.MSG.GET."
 
 // streamGetRequest asks for the first message at or after a sequence whose subject
-// matches.
+// matches, or for the last one.
 type streamGetRequest struct {
-	Sequence uint64 `json:"seq"`
-	Next     string `json:"next_by_subj"`
+	Sequence uint64 `json:"seq,omitempty"`
+	Next     string `json:"next_by_subj,omitempty"`
+	Last     string `json:"last_by_subj,omitempty"`
 }
 
 type streamGetAnswer struct {
@@ -46,23 +47,119 @@ func (c *natsConn) listHost(ctx context.Context, b Bucket, pattern []string) ([]
 	if err := c.usable("list"); err != nil {
 		return nil, err
 	}
-	var list []Entry
-	for next := uint64(1); ; {
-		a, err := c.nextMessage(ctx, kvStream(bucket), streamGetRequest{Sequence: next, Next: kvSubject(bucket, encoded)})
+	stream, subject := kvStream(bucket), kvSubject(bucket, encoded)
+	end, err := c.nextMessage(ctx, stream, streamGetRequest{Last: subject})
+	if err != nil || end == nil {
+		return nil, err
+	}
+	found := newListing(b, bucket)
+	for next := uint64(1); next <= end.Message.Sequence; {
+		a, err := c.nextMessage(ctx, stream, streamGetRequest{Sequence: next, Next: subject})
 		if err != nil {
 			return nil, err
 		}
 		if a == nil {
-			return list, nil
+			break
 		}
-		m := a.Message
-		next = m.Sequence + 1
-		key, ours := decodeKey(strings.TrimPrefix(m.Subject, kvSubject(bucket, "")))
-		headers, _ := nats.DecodeHeadersMsg(m.Headers) // what can't be read marks no deletion
-		if ours && !deleted(headers) {
-			list = append(list, Entry{Bucket: b, Key: key, Value: m.Data, Revision: m.Sequence, At: m.Time})
+		next = a.Message.Sequence + 1
+		found.take(a)
+	}
+	return c.complete(ctx, encoded, found)
+}
+
+// listing collects the newest entry of each key, deleted ones as well.
+type listing struct {
+	view   Bucket
+	bucket string
+	order  []string
+	by     map[string]Entry // by encoded key
+}
+
+func newListing(b Bucket, bucket string) *listing {
+	return &listing{view: b, bucket: bucket, by: map[string]Entry{}}
+}
+
+func (l *listing) take(a *streamGetAnswer) {
+	m := a.Message
+	headers, _ := nats.DecodeHeadersMsg(m.Headers) // what can't be read marks no deletion
+	key, _ := decodeKey(strings.TrimPrefix(m.Subject, kvSubject(l.bucket, "")))
+	l.put(m.Subject, Entry{Bucket: l.view, Key: key, Value: m.Data, Revision: m.Sequence, At: m.Time, Deleted: deleted(headers)})
+}
+
+func (l *listing) put(subject string, e Entry) {
+	if old, known := l.by[subject]; !known {
+		l.order = append(l.order, subject)
+	} else if old.Revision > e.Revision {
+		return
+	}
+	l.by[subject] = e
+}
+
+// entries leaves out what is deleted and what is somebody else's.
+func (l *listing) entries() []Entry {
+	var list []Entry
+	for _, subject := range l.order {
+		if e := l.by[subject]; e.Key != nil && !e.Deleted {
+			list = append(list, e)
 		}
 	}
+	return list
+}
+
+// complete adds the keys that a list has missed: one that is rewritten while it is
+// read stands at another place each time, and a server passes over it.
+func (c *natsConn) complete(ctx context.Context, encoded string, l *listing) ([]Entry, error) {
+	stream := kvStream(l.bucket)
+	for offset := 0; ; {
+		page, err := c.subjects(ctx, stream, kvSubject(l.bucket, encoded), offset)
+		if err != nil {
+			return nil, err
+		}
+		for subject := range page.State.Subjects {
+			if _, known := l.by[subject]; known {
+				continue
+			}
+			a, err := c.nextMessage(ctx, stream, streamGetRequest{Last: subject})
+			if err != nil {
+				return nil, err
+			}
+			if a != nil {
+				l.take(a)
+			}
+		}
+		if offset += len(page.State.Subjects); len(page.State.Subjects) == 0 || offset >= page.Total {
+			return l.entries(), nil
+		}
+	}
+}
+
+// streamInfo is what complete reads of a stream's information.
+type streamInfo struct {
+	Total int `json:"total"`
+	State struct {
+		Subjects map[string]uint64 `json:"subjects"`
+	} `json:"state"`
+}
+
+// subjects gives one page of the subjects that a stream holds.
+func (c *natsConn) subjects(ctx context.Context, stream, filter string, offset int) (info streamInfo, err error) {
+	body, err := JSON(map[string]any{"subjects_filter": filter, "offset": offset})
+	if err != nil {
+		return info, err
+	}
+	bounded, cancel := c.bounded(ctx)
+	defer cancel()
+	m, err := c.nc.RequestWithContext(bounded, "$JS.API.STREAM.INFO."+stream, body)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return info, natsFault(err, "list", stream)
+	}
+	if err := json.Unmarshal(m.Data, &info); err != nil {
+		return info, fault.WrapAs(fault.Internal, err, "list", stream)
+	}
+	return info, nil
 }
 
 // nextMessage gives nil when there is none.

@@ -109,10 +109,16 @@ func (c *natsConn) List(ctx context.Context, b Bucket, pattern []string) ([]Entr
 	if len(pattern) > 1 && pattern[0] != "*" {
 		return c.listHost(ctx, b, pattern)
 	}
-	var list []Entry
-	err := c.walk(ctx, "list", b, pattern, func(e Entry, initial, last bool) error {
-		if initial && !e.Deleted {
-			list = append(list, e)
+	bucket, encoded, err := c.place("list", b, pattern, true)
+	if err != nil {
+		return nil, err
+	}
+	found := newListing(b, bucket)
+	err = c.walk(ctx, "list", b, pattern, func(e Entry, _, last bool) error {
+		if e.Key != nil {
+			if key, err := encodeKey("list", e.Key, false); err == nil {
+				found.put(kvSubject(bucket, key), e)
+			}
 		}
 		if last {
 			return errListed
@@ -122,7 +128,7 @@ func (c *natsConn) List(ctx context.Context, b Bucket, pattern []string) ([]Entr
 	if !errors.Is(err, errListed) {
 		return nil, err
 	}
-	return list, nil
+	return c.complete(ctx, encoded, found)
 }
 
 // Watch implements [Views].

@@ -86,6 +86,8 @@ func hostRights(n names, host string, peerMethods []string) Rights {
 			kvSubject(n.bucket(Migrations), token+".*"),
 			streamGet + kvStream(n.bucket(Instances)),
 			streamGet + kvStream(n.bucket(Migrations)),
+			"$JS.API.STREAM.INFO." + kvStream(n.bucket(Instances)),
+			"$JS.API.STREAM.INFO." + kvStream(n.bucket(Migrations)),
 			n.call(host, methodInfo),
 			defaultInbox + ".>", // controllers' inboxes, whose names can't be guessed: more than one message a call
 		},

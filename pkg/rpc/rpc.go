@@ -24,7 +24,11 @@ type Message struct {
 	Version   string    // Compute-Version; empty counts as 1.0
 	Expires   time.Time // Compute-Expires: a cast read later is refused; a call's caller waits no longer. Zero: none
 	Trace     string    // traceparent, passed on untouched
-	Args      []byte    // one JSON object
+	// Heartbeat, Compute-Heartbeat, of a call: the agent says so often that it is still
+	// at it, and a caller that hears nothing for twice as long gives up. Zero: one
+	// reply and nothing else. It needs an inbox below _INBOX.
+	Heartbeat time.Duration
+	Args      []byte // one JSON object
 }
 
 // Reply answers a call: a JSON object, or an error.

@@ -15,6 +15,7 @@ const (
 	headerVersion     = "Compute-Version"
 	headerExpires     = "Compute-Expires"
 	headerTrace       = "traceparent"
+	headerHeartbeat   = "Compute-Heartbeat" // of a call: how often; of a message back: this is no reply yet
 	headerMsgID       = "Nats-Msg-Id"
 	headerErrorCode   = "Nats-Service-Error-Code"
 	headerError       = "Nats-Service-Error"
@@ -115,8 +116,8 @@ func encodeMessage(m Message) (header, error) {
 	if err := checkToken("method", m.Method); err != nil {
 		return nil, err
 	}
-	h := make(header, 5)
-	values := make([]string, 0, 4) // one piece of memory for all of them
+	h := make(header, 6)
+	values := make([]string, 0, 5) // one piece of memory for all of them
 	set := func(name, value string) {
 		values = append(values, value)
 		h[name] = values[len(values)-1 : len(values) : len(values)]
@@ -135,7 +136,33 @@ func encodeMessage(m Message) (header, error) {
 	if !m.Expires.IsZero() {
 		set(headerExpires, m.Expires.UTC().Format(time.RFC3339Nano))
 	}
+	if m.Heartbeat != 0 {
+		if err := checkHeartbeat(m.Heartbeat); err != nil {
+			return nil, err
+		}
+		set(headerHeartbeat, m.Heartbeat.String())
+	}
 	return h, nil
+}
+
+// checkHeartbeat bounds how often an agent may be asked to speak.
+func checkHeartbeat(d time.Duration) *fault.Error {
+	if d < 100*time.Millisecond || d > time.Hour {
+		return fault.Newf(fault.InvalidArgument, "", headerHeartbeat, "%s is not between 100ms and 1h", d)
+	}
+	return nil
+}
+
+// decodeHeartbeat reads the header; empty is none.
+func decodeHeartbeat(v string) (time.Duration, *fault.Error) {
+	if v == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil {
+		return 0, fault.Newf(fault.InvalidArgument, "", headerHeartbeat, "%q is not a duration such as 5s", clip(v))
+	}
+	return d, checkHeartbeat(d)
 }
 
 // decodeMessage reads what encodeMessage wrote. With a fault the message holds
@@ -164,6 +191,10 @@ func decodeMessage(method string, h header, body []byte, needID bool) (Message, 
 			bad = fault.Newf(fault.InvalidArgument, "", headerExpires, "%q is not a time in RFC 3339", clip(v))
 		}
 		m.Expires = at
+	}
+	var err *fault.Error
+	if m.Heartbeat, err = decodeHeartbeat(headerGet(h, headerHeartbeat)); err != nil {
+		bad = err
 	}
 	if needID && m.RequestID == "" && bad == nil {
 		bad = fault.New(fault.InvalidArgument, "", headerRequestID, "the header is missing").

@@ -66,6 +66,7 @@ type Incoming struct {
 type Inbound struct {
 	URI        string `json:"uri"`                   // the destination's hypervisor, for peer-to-peer: qemu+tcp://host/system
 	MigrateURI string `json:"migrate_uri,omitempty"` // the memory stream's address, when it differs
+	TLSName    string `json:"tls_name,omitempty"`    // the name that the destination's certificate is for; empty: the URI's host
 }
 
 // MigrateRequest is one perform. All fields but Instance, Migration, Generation

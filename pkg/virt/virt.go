@@ -112,6 +112,8 @@ type Definition struct {
 	// not be there yet, and PrepareIncoming makes them, as large as told. All others are
 	// there already or are made as Define would.
 	Copies []instance.DiskFacts `json:",omitempty"`
+	// TLS, on a destination, says that the guest comes over the hypervisor's own TLS.
+	TLS bool `json:",omitempty"`
 }
 
 // Host is what the hypervisor host is and has.

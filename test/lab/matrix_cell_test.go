@@ -44,11 +44,11 @@ func (c *cell) hold(ctx context.Context) error {
 	case "prepare":
 		return errors.Join(c.tell(ctx, c.dest, "network-vif-unplugged"), c.cast(ctx, c.spec, api.MigrateArgs{}), c.await(ctx, "prepare"), c.awaitClaim(ctx, c.moves[0]))
 	case "early":
-		return c.moving(ctx, func(p instance.Progress) bool { return p.Memory.Processed > 0 })
+		return c.moving(ctx, slowMiB, func(p instance.Progress) bool { return p.Memory.Processed > 0 })
 	case "late":
-		return c.late(ctx)
+		return c.moving(ctx, slowMiB, func(p instance.Progress) bool { return p.Memory.Processed > 0 && p.Memory.Remaining < lateBytes })
 	}
-	if err := c.late(ctx); err != nil {
+	if err := c.moving(ctx, 3*slowMiB, func(instance.Progress) bool { return true }); err != nil {
 		return err
 	}
 	c.agent(c.dest).Freeze()
@@ -96,9 +96,9 @@ func (c *cell) bring(ctx context.Context) error {
 	return err
 }
 
-// moving starts a slow migration and waits for a progress.
-func (c *cell) moving(ctx context.Context, there func(instance.Progress) bool) error {
-	if err := c.cast(ctx, c.spec, api.MigrateArgs{BandwidthMiB: slowMiB}); err != nil {
+// moving starts a migration of so many MiB/s and waits for a progress.
+func (c *cell) moving(ctx context.Context, mib uint64, there func(instance.Progress) bool) error {
+	if err := c.cast(ctx, c.spec, api.MigrateArgs{BandwidthMiB: mib}); err != nil {
 		return err
 	}
 	return until(ctx, time.Minute, func() error {
@@ -108,10 +108,6 @@ func (c *cell) moving(ctx context.Context, there func(instance.Progress) bool) e
 		}
 		return err
 	})
-}
-
-func (c *cell) late(ctx context.Context) error {
-	return c.moving(ctx, func(p instance.Progress) bool { return p.Memory.Processed > 0 && p.Memory.Remaining < lateBytes })
 }
 
 // await waits until the cell's last migration is in a phase of its source.

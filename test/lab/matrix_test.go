@@ -233,7 +233,7 @@ func (m *matrix) run(t *testing.T, b blow, phase string) (how string, took time.
 	}
 	c.dest = other(c.source)
 	must(t, "hold "+phase, c.hold(ctx))
-	began := time.Now()
+	began, last := time.Now(), ""
 	must(t, "strike", b.strike(ctx, c))
 	wait(ctx, c.blackout)
 	must(t, "repair", c.repair(ctx))
@@ -241,7 +241,12 @@ func (m *matrix) run(t *testing.T, b blow, phase string) (how string, took time.
 		if phase == "queue" || phase == "prepare" {
 			m.plugged(ctx)
 		}
-		return c.inOrder(ctx)
+		amiss := c.inOrder(ctx)
+		if now := fmt.Sprint(amiss); now != last {
+			t.Logf("after %s: %s", time.Since(began).Round(100*time.Millisecond), now)
+			last = now
+		}
+		return amiss
 	})
 	took = time.Since(began)
 	how = c.outcome(ctx)

@@ -50,7 +50,7 @@ func (t *tally) add(o tally) {
 	t.refused += o.refused
 }
 
-func (t tally) String() string {
+func (t *tally) String() string {
 	return fmt.Sprintf("%d migrations (%d completed, %d failed, %d cancelled, %d unknown), %d requests (%d succeeded, %d refused)",
 		t.migrations, t.completed, t.failed, t.cancelled, t.unknown, t.requests, t.succeeded, t.refused)
 }
@@ -78,6 +78,7 @@ func (r *rig) check() tally {
 	for _, name := range r.names {
 		a.books[name] = a.read(name)
 	}
+	r.left = a.books
 	a.requests()
 	a.migrations()
 	a.viewsAgree()
@@ -381,7 +382,7 @@ func (a *audit) effects(id, where string) {
 // leftovers: no place kept, no tap without a guest, no event untold, no split brain.
 func (a *audit) leftovers() {
 	for _, f := range a.fleet.World.Audit() {
-		if len(f.Running) > 1 && !(a.broken[f.Instance] && a.froze[f.Instance] > 0) {
+		if len(f.Running) > 1 && (!a.broken[f.Instance] || a.froze[f.Instance] == 0) {
 			a.bad("guest %s lives on %s", f.Instance, strings.Join(f.Running, " and "))
 		}
 	}

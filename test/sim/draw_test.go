@@ -21,7 +21,7 @@ import (
 // dice draws everything of one run from its seed.
 type dice struct{ *rand.Rand }
 
-func roll(seed uint64) dice { return dice{rand.New(rand.NewPCG(seed, 0x5eed))} } //nolint:gosec // a seed must give the same run again
+func roll(seed uint64) dice { return dice{rand.New(rand.NewPCG(seed, 0x5eed))} }
 
 // chance is true in so many percent of all cases.
 func (d dice) chance(percent int) bool { return d.IntN(100) < percent }
@@ -124,12 +124,13 @@ func (s *scenario) play(t testing.TB, ctx context.Context, set setup) tally {
 		s.trouble(r)
 	}
 	s.asks(r)
-	time.Sleep(s.span)
+	pass(s.span)
 	r.plan.Wait()
 	r.whole()
 	r.settle()
+	pass(15 * time.Second) // an agent tries again what failed at its start within 5 s
 	s.probe(r)
-	time.Sleep(2 * time.Second) // the views' beat
+	pass(2 * time.Second) // the views' beat
 	return r.check()
 }
 
@@ -137,7 +138,7 @@ func (s *scenario) play(t testing.TB, ctx context.Context, set setup) tally {
 func (s *scenario) later(r *rig, do func(d dice)) {
 	at, d := s.dice.within(s.span), roll(s.dice.Uint64())
 	r.plan.Go(func() {
-		time.Sleep(at)
+		pass(at)
 		do(d)
 	})
 }
@@ -191,7 +192,7 @@ func (s *scenario) steer(r *rig, d dice) {
 	id, host := s.where(r, d)
 	if d.chance(70) { // soon after a migration began
 		s.migrate(r, d)
-		time.Sleep(d.within(3 * time.Second))
+		pass(d.within(3 * time.Second))
 	}
 	r.cast(host, id, pick(d, api.LiveMigrationAbort, api.LiveMigrationAbort, api.LiveMigrationForceComplete), api.MigrationRefArgs{Instance: id})
 }
@@ -203,7 +204,7 @@ func (s *scenario) switchPower(r *rig, d dice) {
 	switch d.IntN(12) {
 	case 0, 1:
 		r.cast(host, id, api.StopInstance, api.StopArgs{Instance: id, CleanShutdown: &clean})
-		time.Sleep(d.within(3 * time.Second))
+		pass(d.within(3 * time.Second))
 		r.cast(host, id, api.StartInstance, one)
 	case 2, 3:
 		r.cast(host, id, api.RebootInstance, api.RebootArgs{Instance: id, RebootType: api.RebootSoft})
@@ -211,7 +212,7 @@ func (s *scenario) switchPower(r *rig, d dice) {
 		r.cast(host, id, api.RebootInstance, api.RebootArgs{Instance: id, RebootType: api.RebootHard})
 	case 6, 7:
 		r.cast(host, id, api.PauseInstance, one)
-		time.Sleep(d.within(3 * time.Second))
+		pass(d.within(3 * time.Second))
 		r.cast(host, id, api.UnpauseInstance, one)
 	case 8:
 		r.cast(host, id, api.PauseInstance, one)
@@ -219,7 +220,7 @@ func (s *scenario) switchPower(r *rig, d dice) {
 		r.cast(host, id, api.StopInstance, api.StopArgs{Instance: id, CleanShutdown: &clean})
 	case 10:
 		r.cast(host, id, api.SuspendInstance, one)
-		time.Sleep(d.within(3 * time.Second))
+		pass(d.within(3 * time.Second))
 		r.cast(host, id, api.ResumeInstance, one)
 	default:
 		r.cast(host, id, api.TerminateInstance, one)
@@ -242,10 +243,10 @@ func (s *scenario) trouble(r *rig) {
 	times(s.w.cuts, 2, func(d dice) {
 		name := pick(d, s.hosts...)
 		r.bus.Partition(name)
-		time.Sleep(d.within(10 * time.Second))
+		pass(d.within(10 * time.Second))
 		r.bus.Heal(name)
 	})
-	times(s.w.cuts, 1, func(d dice) { r.bus.Restart(func() { time.Sleep(d.within(5 * time.Second)) }) })
+	times(s.w.cuts, 1, func(d dice) { r.bus.Restart(func() { pass(d.within(5 * time.Second)) }) })
 	times(s.w.agents, 3, func(d dice) { site(d).restart(true, d.within(10*time.Second)) })
 	times(s.w.agents, 1, func(d dice) { site(d).restart(false, d.within(10*time.Second)) })
 	times(s.w.agents, 3, func(d dice) {
@@ -262,7 +263,7 @@ func (s *scenario) trouble(r *rig) {
 	times(s.w.machines, 1, func(d dice) {
 		m := site(d).Machine
 		m.Disconnect()
-		time.Sleep(d.within(15 * time.Second))
+		pass(d.within(15 * time.Second))
 		m.Reconnect()
 	})
 	times(s.w.guests, 2, func(d dice) { s.killGuest(r, d) })
@@ -310,7 +311,7 @@ func (s *scenario) machineFault(r *rig, d dice) {
 		f.Hang = true
 	}
 	remove := r.sites[pick(d, s.hosts...)].Machine.Faults().Add(f)
-	time.Sleep(d.within(20 * time.Second))
+	pass(d.within(20 * time.Second))
 	remove()
 }
 

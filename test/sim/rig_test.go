@@ -43,6 +43,7 @@ type rig struct {
 	requests map[string]*request
 	events   map[string][]api.TaskEvent // by request id
 	killed   map[string]bool            // guests whose QEMU the run itself killed
+	left     map[string]books           // the journals, once check has read them
 	broken   map[string]bool            // guests whose memory the run itself split in post-copy
 }
 
@@ -55,10 +56,11 @@ type request struct {
 // site is one host and who may start and stop its agent: whoever holds the token.
 type site struct {
 	*simulate.Host
-	rig    *rig
-	token  chan struct{}
-	killAt int           // transactions until the agent dies; guarded by rig.mu; 0: never
-	died   chan struct{} // it did
+	rig     *rig
+	token   chan struct{}
+	killAt  int           // transactions until the agent dies; guarded by rig.mu; 0: never
+	written int           // transactions so far; guarded by rig.mu
+	died    chan struct{} // it did
 }
 
 // setup is what a run begins with.
@@ -134,6 +136,7 @@ func (r *rig) listen() {
 // committed counts a transaction, and kills the agent at the one that was drawn.
 func (s *site) committed() {
 	s.rig.mu.Lock()
+	s.written++
 	if s.killAt > 0 {
 		s.killAt--
 		if s.killAt == 0 {
@@ -166,7 +169,7 @@ func (s *site) restart(kill bool, after time.Duration) {
 	if err := s.Stop(s.rig.ctx); err != nil && !kill {
 		s.rig.t.Logf("%s: stop: %v", s.Name, err)
 	}
-	time.Sleep(after)
+	pass(after)
 	s.startLocked()
 }
 
@@ -178,7 +181,7 @@ func (s *site) startLocked() {
 			return
 		}
 		_ = s.Stop(s.rig.ctx)
-		time.Sleep(time.Second)
+		pass(time.Second)
 	}
 	s.rig.t.Errorf("%s: the agent does not start", s.Name)
 }
@@ -221,7 +224,7 @@ func (r *rig) outcome(id string) api.TaskEvent {
 
 // await waits for the end of one request.
 func (r *rig) await(id string) api.TaskEvent {
-	for begin := time.Now(); time.Since(begin) < settleLimit; time.Sleep(100 * time.Millisecond) {
+	for begin := time.Now(); time.Since(begin) < settleLimit; pass(100 * time.Millisecond) {
 		if e := r.outcome(id); e.State.Ended() {
 			return e
 		}
@@ -249,7 +252,7 @@ func (r *rig) whole() {
 // settle waits until every request has its outcome and no migration is under way.
 func (r *rig) settle() {
 	pause := 500 * time.Millisecond
-	for begin := time.Now(); time.Since(begin) < settleLimit; time.Sleep(pause) {
+	for begin := time.Now(); time.Since(begin) < settleLimit; pass(pause) {
 		open := r.unheard()
 		if len(open) == 0 && r.still() {
 			return

@@ -114,6 +114,26 @@ func (a MigrationRefArgs) Check() error {
 	return instance.CheckUUID("instance", a.Instance)
 }
 
+// The ways in which a person may decide on a migration.
+const (
+	ResolveCompleted = "completed" // the guest is the destination's
+	ResolveFailed    = "failed"    // the guest is still the source's
+)
+
+// ResolveArgs are resolve_migration's.
+type ResolveArgs struct {
+	Migration string `json:"migration"`
+	As        string `json:"as,omitempty"` // completed or failed; empty: only tell the facts
+}
+
+// Check implements [Checker].
+func (a ResolveArgs) Check() error {
+	if !slices.Contains([]string{"", ResolveCompleted, ResolveFailed}, a.As) {
+		return fault.Newf(fault.InvalidArgument, "", "as", "%q: use completed or failed", a.As)
+	}
+	return instance.CheckUUID("migration", a.Migration)
+}
+
 // PeerMigrateArgs is what a source tells a destination of a guest that is to come.
 type PeerMigrateArgs struct {
 	Migration  string            `json:"migration"`
@@ -125,6 +145,7 @@ type PeerMigrateArgs struct {
 	// targets whose content comes with the guest.
 	Storage instance.StorageFacts `json:"storage,omitzero"`
 	Copies  []string              `json:"copies,omitempty"`
+	TLS     bool                  `json:"tls,omitempty"` // it comes over the hypervisor's own TLS
 }
 
 // Check implements [Checker].

@@ -34,6 +34,7 @@ const (
 	PreLiveMigration           = "pre_live_migration"
 	PostLiveMigration          = "post_live_migration_at_destination"
 	RollbackLiveMigration      = "rollback_live_migration_at_destination"
+	ResolveMigration           = "resolve_migration"
 	ExternalInstanceEvent      = "external_instance_event"
 	GetConsoleOutput           = "get_console_output"
 	GetDiagnostics             = "get_diagnostics"
@@ -54,6 +55,7 @@ type Method struct {
 	Doc   string     // one sentence
 	Args  func() any // a new pointer to its argument type
 	Reply func() any // a new pointer to its result type; nil: an empty object
+	Since string     // the version that brought it; empty: 1.0
 }
 
 // Methods lists every method of this version, by name.
@@ -76,6 +78,16 @@ var byName = sync.OnceValue(func() map[string]Method {
 func Find(name string) (Method, bool) {
 	m, ok := byName()[name]
 	return m, ok
+}
+
+// Needs is the version that a request for a method says: the one that brought the
+// method, not the sender's own, so that older agents take it too. What a later minor
+// adds to the arguments they ignore.
+func Needs(method string) string {
+	if m, ok := Find(method); ok && m.Since != "" {
+		return m.Since
+	}
+	return "1.0"
 }
 
 // PeerMethods names what one agent may ask of another, and its credential allows:
@@ -115,6 +127,7 @@ func moves() []Method {
 		{Name: LiveMigration, Style: Cast, Doc: "Moves a running instance to another host.", Args: args[MigrateArgs]},
 		{Name: LiveMigrationAbort, Style: Cast, Doc: "Ends a migration that has not switched over yet; the guest stays.", Args: args[MigrationRefArgs]},
 		{Name: LiveMigrationForceComplete, Style: Cast, Doc: "Makes a running migration end now, by post-copy where it is allowed, else by pausing the guest.", Args: args[MigrationRefArgs]},
+		{Name: ResolveMigration, Style: Call, Doc: "The facts of both hosts on a migration whose outcome is unknown; with as, a person's decision.", Args: args[ResolveArgs], Reply: args[ResolveResult]},
 		{Name: CheckMigrateSource, Style: Call, Doc: "Every reason of the source and the destination against a migration; changes nothing.", Args: args[MigrateArgs], Reply: args[CheckResult]},
 		{Name: CheckMigrateDestination, Style: Call, Peer: true, Doc: "Every reason of the destination against a guest coming here.", Args: args[PeerMigrateArgs], Reply: args[CheckResult]},
 		{Name: PreLiveMigration, Style: Call, Peer: true, Doc: "Claims room, makes files and ports for a guest that is to come.", Args: args[PeerMigrateArgs], Reply: args[PreparedResult]},

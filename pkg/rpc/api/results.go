@@ -28,6 +28,15 @@ type MigrationsResult struct {
 	Migrations []instance.Migration `json:"migrations"`
 }
 
+// ResolveResult is a migration whose outcome is unknown, and what the two hosts see.
+type ResolveResult struct {
+	Migration instance.Migration `json:"migration"`
+	Source    string             `json:"source"`  // what the source sees: running, paused, moving, postcopy, lost, left, off, absent or unknown
+	Dest      string             `json:"dest"`    // what the destination sees
+	Owned     bool               `json:"owned"`   // the destination says that it owns the guest
+	Outcome   string             `json:"outcome"` // what the facts prove: completed, failed, cancelled or unknown
+}
+
 // CheckResult lists every reason against a migration; none: it may start.
 type CheckResult struct {
 	Reasons []string              `json:"reasons"`
@@ -38,6 +47,7 @@ type CheckResult struct {
 type PreparedResult struct {
 	URI        string `json:"uri"`
 	MigrateURI string `json:"migrate_uri,omitempty"`
+	TLSName    string `json:"tls_name,omitempty"` // that the destination's certificate is for; empty: the URI's host
 }
 
 // OwnedResult says whether the destination owns the guest, and what it saw of its arrival.

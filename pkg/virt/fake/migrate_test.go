@@ -422,3 +422,44 @@ func TestAutoConverge(t *testing.T) {
 		}
 	})
 }
+
+// A switch to post-copy that comes while the end of an iteration is held up goes its own
+// way: the guest is not stopped a second time, for which it would look paused.
+func TestPostCopyWhileAnIterationIsHeldUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, fake.DefaultGuest())
+		p.a.Faults().Add(fake.Fault{Method: fake.PointPreCopy, Delay: 10 * time.Second, Times: 1})
+		call := p.migrate(t, func(r *virt.MigrateRequest) { r.PostCopy = true })
+		sleep(t, 9*time.Second) // the first iteration is over and its end is held up
+		if err := p.source.StartPostCopy(t.Context(), p.spec.UUID); err != nil {
+			t.Fatalf("StartPostCopy: %v", err)
+		}
+		if _, err := call.Wait(t.Context()); err != nil {
+			t.Errorf("Migrate: %v", err)
+		}
+		p.wantStates(t, "gone", "running(migrated)")
+	})
+}
+
+// A guest that dies in post-copy leaves no place that is kept for it.
+func TestDeathInPostCopyKeepsNoPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, busy())
+		call := p.migrate(t, func(r *virt.MigrateRequest) { r.PostCopy, r.BandwidthMiB = true, 16 })
+		sleep(t, time.Second)
+		if len(p.b.Expected()) != 1 {
+			t.Errorf("Expected = %v before the guest came, want its migration", p.b.Expected())
+		}
+		if err := p.source.StartPostCopy(t.Context(), p.spec.UUID); err != nil {
+			t.Fatalf("StartPostCopy: %v", err)
+		}
+		sleep(t, 500*time.Millisecond)
+		if err := p.b.Crash(p.spec.UUID); err != nil {
+			t.Fatalf("Crash: %v", err)
+		}
+		_, _ = call.Wait(t.Context()) // how it ends is another test's
+		if left := p.b.Expected(); len(left) > 0 {
+			t.Errorf("Expected = %v after its death, want nothing", left)
+		}
+	})
+}

@@ -60,6 +60,9 @@ func (h *Host) stopLocked(d *domain, r, event virt.Reason) {
 	}
 	if a != nil {
 		d.arriving = nil
+		if a.postCopy { // it had come: nobody cancels its place any more
+			delete(h.claims, id)
+		}
 		a.lostLocked()
 	}
 	if !d.persistent {

@@ -45,6 +45,11 @@ func (d *Driver) Check(ctx context.Context, def virt.Definition) ([]string, erro
 	r.when(!slices.Contains(caps.domainTypes, host.VirtType), "virt_type: this host can't run %s guests", host.VirtType)
 	r.readable("boot.kernel", s.Boot.Kernel)
 	r.readable("boot.initrd", s.Boot.Initrd)
+	if def.TLS {
+		if err := d.checkArriving(ctx, r); err != nil {
+			return nil, fault.Wrap(err, op, s.UUID)
+		}
+	}
 	return r.list, fault.Wrap(d.checkDisks(ctx, r, def), op, s.UUID)
 }
 

@@ -41,6 +41,9 @@ type Config struct {
 	// NativeTLS encrypts the memory stream with QEMU's own TLS: nova's
 	// live_migration_with_native_tls. Both hosts need QEMU's certificates. Default false.
 	NativeTLS bool
+	// TLSDir is where they are, as qemu.conf's migrate_tls_x509_cert_dir says; they are looked
+	// at before a migration as far as this process may read them. Default /etc/pki/qemu.
+	TLSDir string
 
 	// CallTimeout bounds every call that has no bound of its own. Default 30 s.
 	CallTimeout time.Duration
@@ -97,6 +100,7 @@ func (c Config) withDefaults() Config {
 	text(&c.CPUModel, "qemu64")
 	text(&c.QemuImg, "qemu-img")
 	text(&c.LiveMigrationURI, "qemu+tls://%s/system")
+	text(&c.TLSDir, "/etc/pki/qemu")
 	setDurations(&c)
 	count := func(n *int, v int) {
 		if *n <= 0 {

@@ -135,7 +135,7 @@ func (d *Driver) makeTargets(ctx context.Context, op string, def virt.Definition
 // makeTarget makes one file. Its name is taken first and must be free: on a shared file
 // system that hides what another host made a moment ago, that file would be the guest's.
 func (d *Driver) makeTarget(ctx context.Context, p place, f instance.DiskFacts) error {
-	file, err := os.OpenFile(p.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // a path of a checked spec
+	file, err := os.OpenFile(p.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return nil // ours, of an earlier call: claim has seen that it was not here before
 	}

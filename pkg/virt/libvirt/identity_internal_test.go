@@ -46,7 +46,7 @@ func TestIdentityIsOfTheFileItself(t *testing.T) {
 }
 
 func TestMountOf(t *testing.T) {
-	const table = `22 28 0:20 / /sys rw,nosuid shared:7 - sysfs sysfs rw
+	const table = `22 28 0:20 / /sys rw,nosuid shared:7 - sysfs none rw
 36 28 0:53 / /srv/img rw,relatime shared:2 master:1 - nfs4 nas:/export/img rw,vers=4.2
 37 28 8:1 / / rw - ext4 /dev/sda1 rw
 broken

@@ -46,13 +46,12 @@ func (d *Driver) PrepareIncoming(ctx context.Context, in virt.Incoming) (virt.In
 
 // inbound says where guests are sent to this host.
 func (d *Driver) inbound(ctx context.Context, op string) (virt.Inbound, error) {
-	host := d.cfg.InboundAddr
-	in := virt.Inbound{}
+	own, err := control(ctx, d, op, "", (*golibvirt.Libvirt).ConnectGetHostname)
+	if err != nil {
+		return virt.Inbound{}, err
+	}
+	host, in := d.cfg.InboundAddr, virt.Inbound{TLSName: own}
 	if host == "" {
-		own, err := control(ctx, d, op, "", (*golibvirt.Libvirt).ConnectGetHostname)
-		if err != nil {
-			return in, err
-		}
 		host = own
 	} else {
 		in.MigrateURI = "tcp://" + bracketed(host)

@@ -175,34 +175,6 @@ func (d *Driver) plan(ctx context.Context, r virt.MigrateRequest) (performPlan, 
 	return p, d.encrypt(ctx, r, &p)
 }
 
-// tlsPostCopy is the first QEMU that can do post-copy over TLS (with GnuTLS 3.8.11);
-// an older one loses the guest.
-const tlsPostCopy = 10_001_000
-
-// encrypt adds QEMU's own TLS where it is configured. The certificate is checked
-// against the destination's name, also when the stream goes to an address.
-func (d *Driver) encrypt(ctx context.Context, r virt.MigrateRequest, p *performPlan) error {
-	const op = "migrate"
-	if !d.cfg.NativeTLS {
-		return nil
-	}
-	if r.PostCopy {
-		v, err := control(ctx, d, op, r.Instance, (*golibvirt.Libvirt).ConnectGetVersion)
-		if err != nil {
-			return err
-		}
-		if v < tlsPostCopy {
-			return fault.Newf(fault.PreconditionFailed, op, r.Instance, "QEMU %s can't do post-copy over TLS", version(v)).
-				WithHint("migrate without post-copy, or upgrade QEMU to 10.1 on both hosts")
-		}
-	}
-	p.flags |= golibvirt.MigrateTLS
-	if u, err := url.Parse(r.Inbound.URI); err == nil && u.Hostname() != "" {
-		p.params = append(p.params, paramString("tls.destination", u.Hostname()))
-	}
-	return nil
-}
-
 // migrateFlags: libvirt keeps the job without us (peer to peer), the destination
 // keeps the definition and the source forgets it. Without a disk list libvirt would
 // copy every disk (nova.md 1.4), so no list means no flag.

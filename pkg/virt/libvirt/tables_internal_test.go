@@ -222,7 +222,8 @@ func TestDecodeCutShort(t *testing.T) {
 func TestMigrateFlagsAndParameters(t *testing.T) {
 	base := golibvirt.MigrateLive | golibvirt.MigratePeer2peer | golibvirt.MigratePersistDest | golibvirt.MigrateUndefineSource
 	disks := []domxml.DiskInfo{
-		{Target: "vda", Backed: true, Source: "/in/ID/disk0.qcow2"}, {Target: "vdb", Source: "/own.raw"},
+		{Target: "vda", Backed: true, Source: "/in/ID/disk0.qcow2"},
+		{Target: "vdb", Source: "/own.raw"},
 		{Target: "vdc", Backed: true, Source: "/in/IDs/own.qcow2"},
 	}
 	cases := []struct {

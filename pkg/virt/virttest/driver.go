@@ -72,6 +72,9 @@ type Mover interface {
 	// hint, never the outcome (design section 7). The job goes on when ctx ends. conflict
 	// while another job runs, and when the guest would be sent to where it is.
 	Migrate(ctx context.Context, r virt.MigrateRequest) error
+	// CheckLeaving gives every reason why this host could not send a guest as asked, before
+	// a destination is known; none: an empty slice. It changes nothing.
+	CheckLeaving(ctx context.Context, r virt.MigrateRequest) (reasons []string, err error)
 	// Job gives the running job, JobNone without one; not_found when the domain is gone,
 	// conflict when it is off.
 	Job(ctx context.Context, id string) (virt.Job, error)

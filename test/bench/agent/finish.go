@@ -12,7 +12,9 @@ import (
 
 	"github.com/compute-agent/compute-agent/internal/compose"
 	"github.com/compute-agent/compute-agent/internal/logkit"
+	"github.com/compute-agent/compute-agent/pkg/agent"
 	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/migration"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 	"github.com/compute-agent/compute-agent/pkg/simulate"
@@ -118,6 +120,8 @@ func startFleet(ctx context.Context, e *env, url string, s *stamps) (*simulate.F
 	ctx = compose.Logging(logkit.Into(ctx, log))
 	fleet, err := simulate.Start(ctx, simulate.Config{
 		Hosts: []string{"bench-1", "bench-2"}, StateDir: e.folder("fleet"), Fake: fake.Config{},
+		// A destination that is never full: being told to come again later is not measured here.
+		Node: compose.Config{Agent: agent.Config{Migration: migration.Config{OutboundSlots: 2, InboundSlots: finishGuests}}},
 		Dial: func(ctx context.Context, host string) (rpc.Transport, error) {
 			t, err := rpc.Dial(ctx, rpc.Config{URLs: []string{url}, AutoSetup: true, Name: host})
 			return stamped{t, s}, err

@@ -18,6 +18,10 @@ import (
 // populatePatience is how long building instances may take.
 const populatePatience = 5 * time.Minute
 
+// populateAtOnce is how many builds are on their way: each has its own limits of
+// time, which thousands on one core would exceed.
+const populateAtOnce = 250
+
 // populate builds n instances on a host by casts and gives their ids when all are active.
 func populate(ctx context.Context, nc *nats.Conn, host string, n, memoryMiB int) ([]string, error) {
 	watch, err := watchTasks(nc, host)
@@ -35,7 +39,7 @@ func populate(ctx context.Context, nc *nats.Conn, host string, n, memoryMiB int)
 			Metadata: map[string]string{"role": "bench", "fake.boot": "1ms"},
 		}})
 	}
-	for batch := range slices.Chunk(casts, 2000) {
+	for batch := range slices.Chunk(casts, populateAtOnce) {
 		if err := sendAll(ctx, nc, batch); err != nil {
 			return nil, err
 		}

@@ -1,0 +1,95 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/compute-agent/compute-agent/internal/logkit"
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/green"
+	"github.com/compute-agent/compute-agent/pkg/migration"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+)
+
+// resolveMigration is resolve_migration: the facts, and a person's decision. What
+// follows from it goes on beside the answer.
+func (a *Agent) resolveMigration(ctx context.Context, j *job) (outcome, error) {
+	args, err := as[api.ResolveArgs](j.args)
+	if err != nil {
+		return outcome{}, err
+	}
+	rec, known := a.ledger.record(migration.RoleSource, args.Migration)
+	if !known {
+		return outcome{}, fault.Newf(fault.NotFound, api.ResolveMigration, args.Migration, "host %s conducts no such migration", a.cfg.Host).
+			WithHint("compute-agent migration list shows the migrations and their source hosts")
+	}
+	facts, proved, err := a.source.Look(ctx, rec)
+	if err == nil && args.As != "" {
+		rec, err = a.source.Settle(ctx, rec, migration.Verdict(args.As), true)
+		if err == nil {
+			a.goOnWith(rec) //nolint:contextcheck // it outlives the request
+		}
+	}
+	if err != nil {
+		return outcome{}, err
+	}
+	return outcome{result: api.ResolveResult{
+		Migration: rec.Migration, Source: string(facts.Source), Dest: string(facts.Dest), Owned: facts.Owned, Outcome: string(proved),
+	}}, nil
+}
+
+// goOnWith carries a settled migration to its end; it has no task any more.
+func (a *Agent) goOnWith(rec migration.Record) {
+	green.SpawnN(a.base, func(ctx context.Context) error {
+		if _, err := a.source.Run(ctx, rec); err != nil && ctx.Err() == nil {
+			logkit.From(ctx).Warn("a settled migration ended", logkit.Migration.Of(rec.Migration.UUID), logkit.Err(err))
+		}
+		return nil
+	})
+}
+
+// review looks at each frozen migration again: hosts come back, and facts with them.
+// What has become clear goes on by itself, and so does what an earlier run of the agent
+// had settled.
+func (a *Agent) review(ctx context.Context) {
+	for _, rec := range a.ledger.openMigrations() {
+		if rec.Role != migration.RoleSource || rec.Ended() {
+			continue
+		}
+		if rec.Settling && !rec.Frozen() {
+			a.goOnWith(rec) //nolint:contextcheck // it outlives the inventory
+			continue
+		}
+		if rec.Frozen() {
+			a.reviewOne(ctx, rec)
+		}
+	}
+}
+
+func (a *Agent) reviewOne(ctx context.Context, rec migration.Record) {
+	ctx = logkit.With(ctx, logkit.Instance.Of(rec.Migration.Instance), logkit.Migration.Of(rec.Migration.UUID))
+	facts, proved, err := a.source.Look(ctx, rec)
+	if err != nil || proved == migration.VerdictUnknown {
+		logkit.From(ctx).Warn("the outcome of a migration is still unknown; compute-agent migration resolve decides",
+			logkit.Key("source").Of(facts.Source), logkit.Key("dest").Of(facts.Dest), logkit.Err(err))
+		return
+	}
+	settled, err := a.source.Settle(ctx, rec, proved, false)
+	if err != nil {
+		logkit.From(ctx).Warn("a frozen migration can't go on", logkit.Err(err))
+		return
+	}
+	a.goOnWith(settled) //nolint:contextcheck // it outlives the inventory
+}
+
+// frozen refuses what would act on a guest of which nobody knows where it is.
+func (a *Agent) frozen(method, id string) error {
+	for _, r := range a.ledger.migrationsOf(id) {
+		if r.Role == migration.RoleSource && r.Frozen() && !r.Ended() {
+			return fault.Newf(fault.Conflict, method, id, "the outcome of migration %s to %s is unknown since %s: nothing is done to the instance",
+				r.Migration.UUID, r.Migration.Dest, r.Migration.UpdatedAt.Format(time.RFC3339)).
+				WithHint("compute-agent migration resolve %s shows the facts of both hosts and lets you decide", r.Migration.UUID)
+		}
+	}
+	return nil
+}

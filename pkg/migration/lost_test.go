@@ -1,0 +1,60 @@
+package migration_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/migration"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/virt/fake"
+)
+
+// A request for post-copy that got lost leaves pre-copy running. The mark of the one-way
+// door must go again, or nothing would ever end the migration of a guest that writes
+// faster than the link carries.
+func TestPostCopyThatDidNotBegin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, configure("a", func(c *migration.Config) { c.OnStall = migration.StallAbort }),
+			faults("a", fake.Fault{Method: "StartPostCopy", Err: errors.New("the connection was lost")}))
+		defer w.close()
+		inst := w.guest("a", busy)
+		f := w.migrate(inst, api.MigrateArgs{BandwidthMiB: 100, Policy: "post_copy_now"})
+		m, _ := f.wait(t)
+		if m.Status != instance.MigrationCompleted || m.Mode != instance.ModePaused {
+			t.Errorf("it ended as %s by %s (%v), want it completed by a pause", m.Status, m.Mode, m.Fault)
+		}
+		w.check(inst, "b")
+	})
+}
+
+// A destination that owns a guest and could not let it go on tries that again; when the
+// guest has moved on meanwhile it must not own it anew.
+func TestOwnedGuestMovesOnBeforeItGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, faults("b", fake.Fault{Method: "Unpause", Err: errors.New("not now")}))
+		defer w.close()
+		w.setHook(func(p string) error { // ports that are slow let the guest be gone and forgotten before it is owned again
+			if p == "b activate" {
+				<-time.After(10 * time.Second)
+			}
+			return nil
+		})
+		inst := w.guest("a", busy)
+		if m, err := w.migrate(inst, api.MigrateArgs{BandwidthMiB: 100, Policy: "pause_now"}).wait(t); err != nil {
+			t.Fatalf("it ended as %s: %v", m.Status, err)
+		}
+		back := inst
+		back.Host, back.Generation, back.VMState = "b", 2, instance.VMPaused
+		f := w.migrate(back, api.MigrateArgs{Dest: "a", Migration: "44444444-4444-4444-8444-444444444444"})
+		if m, err := f.wait(t); err != nil {
+			t.Fatalf("the way back ended as %s: %v", m.Status, err)
+		}
+		w.sites["b"].host.Faults().Clear()
+		<-time.After(time.Hour)
+		back.VMState = instance.VMPaused
+		w.check(back, "a")
+	})
+}

@@ -1,0 +1,105 @@
+package migration
+
+import (
+	"context"
+
+	"github.com/compute-agent/compute-agent/internal/logkit"
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/instance"
+)
+
+// Look gathers the facts of both hosts on a frozen migration, once, and what they prove
+// by now. It changes nothing here; a destination that sees its guest run may own it
+// meanwhile. Conflict for a migration whose outcome is known.
+func (s *Source) Look(ctx context.Context, rec Record) (Facts, Verdict, error) {
+	if rec.Role != RoleSource || !rec.Frozen() || rec.Ended() {
+		return Facts{}, VerdictNone, fault.Newf(fault.Conflict, "resolve_migration", rec.Migration.UUID,
+			"the outcome of this migration is not in doubt: it is %s", rec.Migration.Status)
+	}
+	r := newRun(s, rec)
+	running, facts := r.sourceFacts(ctx, nil)
+	facts, _ = r.destFacts(ctx, facts) // no answer is a fact too: the sight stays unknown
+	if running {
+		return facts, VerdictUnknown, nil
+	}
+	return facts, Outcome(facts), nil
+}
+
+/*
+Settle ends the freeze of a migration and gives the record with which Run goes on:
+
+	completed   the destination has the guest  ─▶ switch ─▶ clean ─▶ end
+	failed      the guest is here              ─▶ undo perform, prepare, … ─▶ end
+
+Without byPerson the facts must have proved v, and every later step looks for itself as
+always. A person may know more than the hosts can see (a host that burned down), so the
+person's word stands where a host does not answer. It is conflict when what a host does
+see speaks against it: nothing that runs is ever destroyed.
+*/
+func (s *Source) Settle(ctx context.Context, rec Record, v Verdict, byPerson bool) (Record, error) {
+	facts, proved, err := s.Look(ctx, rec)
+	if err != nil {
+		return rec, err
+	}
+	if err := lawfulVerdict(rec, facts, v); err != nil {
+		return rec, err
+	}
+	if !byPerson && proved != v {
+		return rec, fault.Newf(fault.Conflict, "resolve_migration", rec.Migration.UUID, "the facts do not prove that it is %s", v)
+	}
+	r, known, err := s.register(rec)
+	if err != nil || known {
+		return rec, fault.New(fault.Conflict, "resolve_migration", rec.Migration.UUID, "this migration is being looked at already").Because(err)
+	}
+	defer s.drop(r)
+	err = r.save(ctx, func(rec *Record) {
+		rec.Settling = true
+		if byPerson {
+			rec.Resolved = v
+		}
+		if v == VerdictCompleted {
+			*rec = rec.advance(PhaseSwitch, instance.MigrationPost, false)
+			rec.Verdict, rec.Migration.Fault = VerdictNone, nil
+			return
+		}
+		phase := rec.Phase
+		if afterPerform(phase) {
+			phase = PhasePerform
+		}
+		*rec = rec.advance(phase, instance.MigrationRunning, true)
+		rec.Verdict = v
+	})
+	if err == nil {
+		logkit.From(ctx).Warn("a frozen migration goes on as "+string(v), logkit.Instance.Of(r.instance), logkit.Migration.Of(r.id),
+			logkit.Key("by_person").Of(byPerson))
+	}
+	return r.record(), err
+}
+
+// lawfulVerdict refuses what the facts speak against.
+func lawfulVerdict(rec Record, f Facts, v Verdict) error {
+	no := func(format string, args ...any) error {
+		return fault.Newf(fault.Conflict, "resolve_migration", rec.Migration.UUID, format, args...).
+			WithHint("on %s the guest is %s, on %s %s: end the copy that is not wanted there, by virsh, and resolve again",
+				rec.Migration.Source, f.Source, rec.Migration.Dest, f.Dest)
+	}
+	switch v {
+	case VerdictCompleted:
+		if f.Source == SightRunning {
+			return no("it can't be resolved as completed: the guest runs on %s", rec.Migration.Source)
+		}
+		if f.Dest == SightAbsent || f.Dest == SightLeft {
+			return no("it can't be resolved as completed: %s answers that it has not got the guest", rec.Migration.Dest)
+		}
+	case VerdictFailed, VerdictCancelled:
+		if f.Owned || f.held() {
+			return no("it can't be resolved as failed: %s has the guest", rec.Migration.Dest)
+		}
+		if f.gone() {
+			return no("it can't be resolved as failed: %s has not got the guest any more", rec.Migration.Source)
+		}
+	case VerdictNone, VerdictUnknown:
+		return fault.New(fault.InvalidArgument, "resolve_migration", "as", "say completed or failed")
+	}
+	return nil
+}

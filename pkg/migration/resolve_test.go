@@ -1,0 +1,135 @@
+package migration_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/migration"
+	"github.com/compute-agent/compute-agent/pkg/virt/fake"
+)
+
+// freeze has a migration end without an outcome: the handover is not answered and the
+// agents don't reach one another. arrived says whether it was carried out all the same.
+func freeze(t *testing.T, arrived bool) (*world, instance.Instance) {
+	t.Helper()
+	w := newWorld(t)
+	inst := w.guest("a")
+	w.sites["a"].host.Faults().Add(fake.Fault{
+		Method: fake.PointFinish, After: arrived, Err: fault.New(fault.Unavailable, "test", "", "no answer"), Times: 1,
+	})
+	f := w.migrate(inst, slow)
+	w.reach("a", migration.PhasePerform)
+	w.sever(true)
+	m, err := f.wait(t)
+	if m.Status != instance.MigrationError || err == nil {
+		t.Fatalf("the migration ended as %s, %v, want error: nobody can know", m.Status, err)
+	}
+	return w, inst
+}
+
+// record gives the source's record as it is journaled.
+func (w *world) record() migration.Record {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range w.sites["a"].journal {
+		if r.Role == migration.RoleSource {
+			return r
+		}
+	}
+	w.t.Fatal("no record")
+	return migration.Record{}
+}
+
+// settle ends the freeze and waits for the end; an error is that of Settle.
+func (w *world) settle(v migration.Verdict, byPerson bool) (instance.Migration, error) {
+	w.t.Helper()
+	s := w.sites["a"].living().source
+	rec, err := s.Settle(w.ctx, w.record(), v, byPerson)
+	if err != nil {
+		return rec.Migration, err
+	}
+	if rec.Frozen() || !rec.Settling {
+		w.t.Errorf("after Settle the record is %+v", rec)
+	}
+	m, _ := s.Run(w.ctx, rec)
+	return m, nil
+}
+
+func (w *world) wantLook(source, dest migration.Sight, v migration.Verdict) {
+	w.t.Helper()
+	f, got, err := w.sites["a"].living().source.Look(w.ctx, w.record())
+	if err != nil || f.Source != source || f.Dest != dest || got != v {
+		w.t.Errorf("Look = %+v, %s, %v, want %s here, %s there: %s", f, got, err, source, dest, v)
+	}
+}
+
+// Facts that come back end a freeze without anybody.
+func TestFactsThatComeBackEndAFreeze(t *testing.T) {
+	for arrived, want := range map[bool]instance.MigrationStatus{true: "completed", false: "failed"} {
+		t.Run(string(want), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, inst := freeze(t, arrived)
+				defer w.close()
+				w.wantLook(migration.SightMoving, migration.SightUnknown, migration.VerdictUnknown)
+				_, err := w.settle(migration.Verdict(want), false)
+				wantKind(t, "Settle without facts", err, fault.Conflict)
+				w.sever(false)
+				_, v, err := w.sites["a"].living().source.Look(w.ctx, w.record())
+				if err != nil || string(v) != string(want) {
+					t.Fatalf("Look once the hosts talk again = %s, %v", v, err)
+				}
+				m, err := w.settle(v, false)
+				if err != nil || m.Status != want {
+					t.Fatalf("it ended as %s, %v", m.Status, err)
+				}
+				<-time.After(time.Hour)
+				w.check(inst, map[bool]string{true: "b", false: "a"}[arrived])
+				_, _, err = w.sites["a"].living().source.Look(w.ctx, w.record())
+				wantKind(t, "Look at what has ended", err, fault.Conflict)
+			})
+		})
+	}
+}
+
+// A person's word stands where a host does not answer.
+func TestAPersonDecides(t *testing.T) {
+	for arrived, want := range map[bool]migration.Verdict{true: migration.VerdictCompleted, false: migration.VerdictFailed} {
+		t.Run(string(want), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, inst := freeze(t, arrived)
+				defer w.close()
+				m, err := w.settle(want, true)
+				if err != nil || string(m.Status) != string(want) {
+					t.Fatalf("it ended as %s, %v, want %s", m.Status, err, want)
+				}
+				w.sever(false)
+				<-time.After(time.Hour) // the destination's claim runs out, and it asks
+				w.check(inst, map[bool]string{true: "b", false: "a"}[arrived])
+			})
+		})
+	}
+}
+
+// But not against what a host sees.
+func TestAPersonCanNotDecideAgainstFacts(t *testing.T) {
+	for arrived, wrong := range map[bool]migration.Verdict{true: migration.VerdictFailed, false: migration.VerdictCompleted} {
+		t.Run(string(wrong), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, _ := freeze(t, arrived)
+				defer w.close()
+				w.sever(false)
+				before := w.record()
+				_, err := w.settle(wrong, true)
+				wantKind(t, "the wrong decision", err, fault.Conflict)
+				_, err = w.settle(migration.VerdictUnknown, true)
+				wantKind(t, "no decision", err, fault.InvalidArgument)
+				if after := w.record(); !after.Frozen() || after.UpdatedAt != before.UpdatedAt {
+					t.Errorf("a refused decision changed the record: %+v", after)
+				}
+			})
+		})
+	}
+}
