@@ -1,10 +1,12 @@
 package agent_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 	"github.com/compute-agent/compute-agent/pkg/virt/fake"
 )
@@ -31,4 +33,20 @@ func TestFailedInventoryIsTakenAgain(t *testing.T) {
 			}, "a")
 		})
 	}
+}
+
+// A guest whose domain is gone is reported when the hypervisor tells of it, not at the
+// next inventory.
+func TestGuestWithoutDomainIsReported(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		id := r.build("a")
+		d := r.nodes["a"].machine.Open()
+		if err := errors.Join(d.Destroy(r.ctx, id), d.Undefine(r.ctx, id, true)); err != nil {
+			t.Fatal(err)
+		}
+		r.pass(time.Second)
+		if inst := r.show("a", id); inst.VMState != instance.VMError || inst.Fault == nil {
+			t.Errorf("a second later the instance is %s, %v; want error with the reason", inst.VMState, inst.Fault)
+		}
+	}, "a")
 }

@@ -87,6 +87,9 @@ func (a *Agent) restate(ctx context.Context, id string, e virt.Event) error {
 	if !seen {
 		return nil
 	}
+	if power == instance.PowerPending && a.lost(inst) {
+		return a.markMissing(ctx, reconcile.Repair{Instance: id, Reason: missing(inst)})
+	}
 	want := instance.VMStateOf(power, inst.VMState)
 	if want == inst.VMState && power == inst.PowerState {
 		return nil
@@ -217,6 +220,21 @@ func eventOf(s instance.VMState) virt.EventKind {
 		return virt.EventStopped
 	}
 	return virt.EventStopped
+}
+
+// lost reports whether an instance that has no domain should have one: it is no build,
+// and no migration is taking it along.
+func (a *Agent) lost(inst instance.Instance) bool {
+	switch inst.VMState {
+	case instance.VMBuilding, instance.VMError, instance.VMDeleted:
+		return false
+	case instance.VMActive, instance.VMPaused, instance.VMSuspended, instance.VMStopped:
+	}
+	return !a.heldIDs()[inst.UUID]
+}
+
+func missing(inst instance.Instance) string {
+	return fmt.Sprintf("the hypervisor has no domain of this %s instance", inst.VMState)
 }
 
 func (a *Agent) markMissing(ctx context.Context, r reconcile.Repair) error {

@@ -299,3 +299,39 @@ func TestRecordForm(t *testing.T) {
 		return nil
 	})
 }
+
+// A simulated crash: what was on disk when the process died stays, nobody hears of it,
+// and nothing is written afterwards.
+func TestDeathAfterACommit(t *testing.T) {
+	dir, dead := t.TempDir(), false
+	died := errors.New("the process died")
+	s, err := state.Open(t.Context(), dir, state.Options{
+		NoSync: true,
+		Trouble: func() error {
+			if dead {
+				return died
+			}
+			return nil
+		},
+		Written: func() error { dead = true; return died },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := put(s, "a", "written"); !errors.Is(err, state.ErrClosed) {
+		t.Errorf("the update at which the process died: %v, want %v", err, state.ErrClosed)
+	}
+	if err := put(s, "b", "after death"); err == nil {
+		t.Error("an update after death was answered with success")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	if n, ok := get(t, s, "a"); !ok || n.Text != "written" {
+		t.Errorf("after the crash a = %+v, %t; want what was written", n, ok)
+	}
+	if _, ok := get(t, s, "b"); ok {
+		t.Error("what came after death was written")
+	}
+}
