@@ -127,8 +127,9 @@ func TestAbortInEachPhase(t *testing.T) {
 		must(t, "where", err)
 		c.dest = other(c.source)
 		must(t, "hold "+phase, c.hold(ctx))
-		began := time.Now()
 		id := c.moves[len(c.moves)-1]
+		must(t, "the view", until(ctx, 5*time.Second, func() error { _, err := m.c.FindMigration(ctx, id); return err }))
+		began := time.Now()
 		abort, err := m.c.AbortMigration(ctx, id)
 		must(t, "abort", err)
 		_, err = abort.Wait(ctx)
