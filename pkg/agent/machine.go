@@ -76,6 +76,15 @@ var eventNames = map[virt.EventKind]string{ //nolint:exhaustive // the others ch
 	virt.EventShutdown: "shutdown", virt.EventCrashed: "crashed", virt.EventPMSuspended: "suspended", virt.EventRebooted: "guest-rebooted",
 }
 
+// nameOf names a change by the event that made it be seen, or by what came of it
+// when the newest event of the guest has another subject.
+func nameOf(kind virt.EventKind, now instance.VMState) string {
+	if name := eventNames[kind]; name != "" {
+		return name
+	}
+	return eventNames[eventOf(now)]
+}
+
 // restate brings a record in line with its domain when no task holds it: the
 // guest went off by itself, crashed, was paused by somebody else.
 func (a *Agent) restate(ctx context.Context, id string, e virt.Event) error {
@@ -106,7 +115,7 @@ func (a *Agent) restate(ctx context.Context, id string, e virt.Event) error {
 		if err := c.putInstance(now); err != nil {
 			return err
 		}
-		return c.instanceEvent(now, eventNames[e.Kind], string(e.Reason), "")
+		return c.instanceEvent(now, nameOf(e.Kind, want), string(e.Reason), "")
 	})
 }
 
