@@ -104,7 +104,7 @@ func (c course) judge(t *testing.T, r *rig, end api.TaskEvent) {
 			before = strings.Contains(why, "restarted while") || strings.Contains(why, api.PreLiveMigration) ||
 				strings.Contains(why, api.CheckMigrateDestination) || strings.Contains(why, "still here") && moves.FailedMoves == 0
 		}
-		if got.Status != c.ends && !(got.Status == instance.MigrationFailed && before) {
+		if got.Status != c.ends && (got.Status != instance.MigrationFailed || !before) {
 			t.Errorf("the migration is %s (%v), want %s", got.Status, got.Fault, c.ends)
 		}
 		if want := got.Status == instance.MigrationCompleted; want != (end.State == api.TaskSucceeded) {
