@@ -16,6 +16,7 @@ LDFLAGS  = -s -w -X $(STAMP).version=$(VERSION) -X $(STAMP).commit=$(COMMIT) -X 
 DRIVER    ?= fake
 TESTFLAGS ?=
 BENCH     ?= .
+CASTS     ?= 100000
 SEEDS     ?= 100000
 SEED      ?=
 TIMES     ?= 1
@@ -35,7 +36,7 @@ GOLDEN   = $(shell grep -rlE 'Bool."update"' --include='*_test.go' . | xargs -r 
 GOTEST = CGO_ENABLED=1 go test -race -shuffle=on -timeout 10m $(TESTFLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test unit e2e lab lab-matrix bench microbench fuzz lint fmt fmt-check vet tidy vuln golden generate cover ci clean install units cc
+.PHONY: help build demo test unit e2e lab lab-matrix bench soak microbench fuzz lint fmt fmt-check vet tidy vuln golden generate cover ci clean install units cc
 
 help: ## print what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +77,9 @@ bench: ## figures beside peers and floors (BENCH=start,calls,finish,casts,monito
 
 microbench: ## the packages' own benchmarks (BENCH=regexp)
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(TESTFLAGS) $(UNIT)
+
+soak: cc ## 100,000 casts while the agent is killed and the server restarted: none lost, none twice (CASTS=n)
+	$(GOTEST) -count=1 -timeout 2h ./test/loss/... -v -args -casts $(CASTS) -limit 110m
 
 lint: $(LINTER) ## golangci-lint with .golangci.yml, at the version pinned in tools/go.mod
 	$(LINTER) run ./...

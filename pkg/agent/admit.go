@@ -58,15 +58,15 @@ the row is what holds the instance (running or waiting in its lane), the column
 what is asked. Steering and telling are carried out at admission in every row.
 
 	              build  terminate start stop now  soft hard freeze migrate
-	build          R      T         q     q   q    q    q    q      q
-	terminate      R      q         R  …  R (all of them)
+	build          R      T         every other waits (q)
+	terminate      R      q         every other is refused
 	start          R      q         q     q   q    q    q    q      q
 	stop           R      T         q     q   T    q    T    q      q
 	stop now       R      q         q     q   q    q    q    q      q
 	reboot soft    R      T         q     T   T    q    T    q      q
 	reboot hard    R      q         q     q   q    q    q    q      q
 	freeze         R      q         q     q   q    q    q    q      q
-	migrate        R      T         R     R   R    R    R    R      R
+	migrate        R      T         every other is refused
 */
 var takes = map[Op][]Op{ //nolint:exhaustive // the other rows have no such cell
 	OpBuild:      {OpTerminate},

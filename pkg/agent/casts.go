@@ -22,11 +22,11 @@ const readBatch = 256
 func (a *Agent) readCasts(ctx context.Context, reader rpc.CastReader) error {
 	log := logkit.From(ctx)
 	pause := a.cfg.RetryFirst
+	var batch []rpc.Delivery // what could not be taken is taken before anything else is read
 	for {
-		room, err := a.room(ctx)
-		var batch []rpc.Delivery
-		if err == nil {
-			batch, err = reader.Next(ctx, min(room, readBatch))
+		var err error
+		if batch == nil {
+			batch, err = a.nextBatch(ctx, reader)
 		}
 		if err == nil {
 			err = a.takeBatch(ctx, batch)
@@ -35,7 +35,7 @@ func (a *Agent) readCasts(ctx context.Context, reader rpc.CastReader) error {
 			return context.Cause(ctx)
 		}
 		if err == nil {
-			pause = a.cfg.RetryFirst
+			batch, pause = nil, a.cfg.RetryFirst
 			continue
 		}
 		log.Warn("cannot take casts, trying again", logkit.Err(err), logkit.Key("pause").Of(pause))
@@ -44,6 +44,14 @@ func (a *Agent) readCasts(ctx context.Context, reader rpc.CastReader) error {
 		}
 		pause = min(2*pause, a.cfg.RetryLimit)
 	}
+}
+
+func (a *Agent) nextBatch(ctx context.Context, reader rpc.CastReader) ([]rpc.Delivery, error) {
+	room, err := a.room(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return reader.Next(ctx, min(room, readBatch))
 }
 
 // room waits until a task may be accepted, and tells how many may.

@@ -124,15 +124,21 @@ func (n *lane) place(t Task) int {
 }
 
 // run serves the lanes until ctx ends; each lane with work has a green thread.
+// A lane whose handler gives false, because it left its task unfinished for the next
+// start, goes no further: what is behind it must not come before it.
 // missed is told what noteMissed kept of a lane, after the task that was in the way.
-func (l *lanes) run(ctx context.Context, handle func(context.Context, *turn), missed func(virt.Event)) error {
+func (l *lanes) run(ctx context.Context, handle func(context.Context, *turn) bool, missed func(virt.Event)) error {
 	return l.queue.Run(ctx, 0, func(ctx context.Context, key string, _ struct{}) error {
 		for {
 			tctx, t, gate := l.next(ctx, key)
 			switch {
 			case t != nil:
-				if e := l.serve(tctx, key, t, handle); e != nil {
+				e, goOn := l.serve(tctx, key, t, handle)
+				if e != nil {
 					missed(*e)
+				}
+				if !goOn {
+					return nil
 				}
 			case gate == nil:
 				return nil
@@ -147,11 +153,10 @@ func (l *lanes) run(ctx context.Context, handle func(context.Context, *turn), mi
 	})
 }
 
-// serve hands one turn to the handler. The lane goes on whatever becomes of it.
-func (l *lanes) serve(ctx context.Context, key string, t *turn, handle func(context.Context, *turn)) (missed *virt.Event) {
+// serve hands one turn to the handler, and takes it back even from a panic.
+func (l *lanes) serve(ctx context.Context, key string, t *turn, handle func(context.Context, *turn) bool) (missed *virt.Event, goOn bool) {
 	defer func() { missed = l.end(key) }()
-	handle(ctx, t)
-	return nil
+	return nil, handle(ctx, t)
 }
 
 // next gives the lane to its first task, or tells which gate it waits for. Both

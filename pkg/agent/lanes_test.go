@@ -284,3 +284,24 @@ func TestPanicFailsTheTask(t *testing.T) {
 		same(t, "task_state", r.show("a", id).TaskState, instance.TaskNone)
 	}, "a")
 }
+
+// What the journal refused is taken before anything else is read: the order holds.
+func TestOrderOverAFullDisk(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		n, id := r.nodes["a"], r.build("a")
+		began := len(r.order())
+		full := error(syscall.ENOSPC)
+		n.trouble.Store(&full)
+		want := []string{r.cast("a", api.PauseInstance, about(id))}
+		r.pass(time.Second)
+		want = append(want, r.cast("a", api.UnpauseInstance, about(id)))
+		r.pass(time.Second)
+		n.trouble.Store(nil)
+		want = append(want, r.cast("a", api.PauseInstance, about(id)))
+		r.done(want[2])
+		if d := cmp.Diff(want, r.order()[began:]); d != "" {
+			t.Errorf("order (-want +got):\n%s", d)
+		}
+		same(t, "pauses", n.machine.Counts(id).Pauses, 2)
+	}, "a")
+}

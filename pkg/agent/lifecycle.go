@@ -191,7 +191,7 @@ func (a *Agent) threads() {
 // serveLanes carries out the tasks of lanes; held says that they hold their instance.
 func (a *Agent) serveLanes(l *lanes, held bool) {
 	a.thread(func(ctx context.Context) error {
-		return l.run(ctx, func(ctx context.Context, t *turn) { a.carryTurn(ctx, t, held) },
+		return l.run(ctx, func(ctx context.Context, t *turn) bool { return a.carryTurn(ctx, t, held) },
 			func(e virt.Event) { a.looks.Add(e.Domain, 0, e) })
 	})
 }

@@ -25,7 +25,8 @@ func (a *Agent) carryOut(ctx context.Context, t Task, held bool) {
 	a.carryTurn(ctx, &turn{entry: entry{task: t}, cancel: func(error) {}}, held)
 }
 
-func (a *Agent) carryTurn(ctx context.Context, t *turn, held bool) {
+// carryTurn is carryOut for a lane; false: the task was left for the next start.
+func (a *Agent) carryTurn(ctx context.Context, t *turn, held bool) bool {
 	ctx = logkit.With(ctx, logkit.RequestID.Of(t.task.ID), logkit.Instance.Of(t.task.Instance), logkit.Task.Of(t.task.Method))
 	log := logkit.From(ctx)
 	started := time.Now()
@@ -39,7 +40,7 @@ func (a *Agent) carryTurn(ctx context.Context, t *turn, held bool) {
 	})
 	if a.stopping(ctx, err) {
 		log.Info("the agent stops; the task goes on after its next start")
-		return
+		return false
 	}
 	if err != nil && errors.Is(context.Cause(ctx), errTakenOver) {
 		err = takenOver(j.task)
@@ -48,13 +49,14 @@ func (a *Agent) carryTurn(ctx context.Context, t *turn, held bool) {
 	switch {
 	case jerr != nil: // the journal is away for good: the task is taken up at the next start
 		log.Error("the end of a task can't be journaled; it is taken up at the next start", logkit.Err(jerr))
-		return
+		return false
 	case done.Error != nil:
 		log.Error("task failed", logkit.Took.Of(time.Since(started)), logkit.Err(done.Error))
 	default:
 		log.Info("task done", logkit.Took.Of(time.Since(started)))
 	}
 	a.ended(done)
+	return true
 }
 
 // stopping tells an end by the agent's stop from one of the task's own.

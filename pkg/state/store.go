@@ -133,6 +133,11 @@ func (s *Store) Close() error {
 // nothing but read and write through its Tx. ctx bounds the wait for the answer;
 // when it ends first, whether fn was committed is not known.
 func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
+	select {
+	case <-s.stop: // once one update was refused, no later one is taken
+		return closedFault()
+	default:
+	}
 	u := &update{fn: fn, done: make(chan error, 1)}
 	select {
 	case s.queue <- u:

@@ -3,6 +3,7 @@ package lab_test
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -71,8 +72,11 @@ func (r table) String() string {
 		fmt.Fprintf(&b, "| %s |", blow.name)
 		for _, p := range phases {
 			words := r[blow.name][p]
-			if words == "" {
+			switch {
+			case !slices.Contains(blow.phases, p):
 				words = "–"
+			case words == "", words == "–":
+				words = "not measured"
 			}
 			fmt.Fprintf(&b, " %s |", words)
 		}

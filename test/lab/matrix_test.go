@@ -348,6 +348,7 @@ func wanted(t *testing.T) (cells [][2]string) {
 func TestKillMatrix(t *testing.T) {
 	wantLab(t)
 	rows := readTable(t)
+	rows.write(t)
 	cells := wanted(t)
 	for len(cells) > 0 {
 		cells = someCells(t, cells, rows)

@@ -1,8 +1,10 @@
 package lab_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -125,8 +127,9 @@ func TestAbortInEachPhase(t *testing.T) {
 		must(t, "where", err)
 		c.dest = other(c.source)
 		must(t, "hold "+phase, c.hold(ctx))
-		began := time.Now()
 		id := c.moves[len(c.moves)-1]
+		must(t, "the view", until(ctx, 5*time.Second, func() error { _, err := m.c.FindMigration(ctx, id); return err }))
+		began := time.Now()
 		abort, err := m.c.AbortMigration(ctx, id)
 		must(t, "abort", err)
 		_, err = abort.Wait(ctx)
@@ -179,7 +182,7 @@ func TestAgentComesBack(t *testing.T) {
 	qemu, err := s.Host(1).QEMU(ctx, spec.UUID)
 	must(t, "QEMU", err)
 
-	if err := s.double(t); err == nil || !strings.Contains(err.Error(), "h1") {
+	if err := s.double(t); err == nil || !strings.Contains(err.Error(), "another agent serves this host") {
 		t.Errorf("a second agent of h1 started, or did not say why not: %v", err)
 	}
 	for _, end := range []struct {
@@ -213,7 +216,9 @@ func (s *stage) double(t *testing.T) error {
 	a := s.agent(1)
 	dir, err := s.Dir("double")
 	must(t, "folder", err)
-	cmd := s.Host(1).Command(t.Context(), a.Binary(), "run", "--config", filepath.Join(filepath.Dir(a.Log()), "compute-agent.toml"),
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second) // or one that starts would stay
+	defer cancel()
+	cmd := s.Host(1).Command(ctx, "env", "-i", "PATH="+os.Getenv("PATH"), a.Binary(), "run", "--config", filepath.Join(filepath.Dir(a.Log()), "compute-agent.toml"),
 		"--state-dir", filepath.Join(dir, "state"))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
