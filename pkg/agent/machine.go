@@ -103,6 +103,11 @@ func (a *Agent) restate(ctx context.Context, id string, e virt.Event) error {
 	if want == inst.VMState && power == inst.PowerState {
 		return nil
 	}
+	return a.follow(ctx, id, e, power)
+}
+
+// follow writes down how the hypervisor has an instance that no task holds.
+func (a *Agent) follow(ctx context.Context, id string, e virt.Event, power instance.PowerState) error {
 	return a.ledger.commit(ctx, func(c *change) error {
 		now, known := c.instance(id)
 		if !known || now.TaskState != instance.TaskNone {
@@ -110,7 +115,7 @@ func (a *Agent) restate(ctx context.Context, id string, e virt.Event) error {
 		}
 		now.PowerState = power
 		if now.VMState != instance.VMError && now.VMState != instance.VMBuilding {
-			now.VMState = want
+			now.VMState = instance.VMStateOf(power, now.VMState)
 		}
 		if err := c.putInstance(now); err != nil {
 			return err
