@@ -120,7 +120,7 @@ func (a *Agent) follow(ctx context.Context, id string, e virt.Event, power insta
 		if err := c.putInstance(now); err != nil {
 			return err
 		}
-		return c.instanceEvent(now, nameOf(e.Kind, want), string(e.Reason), "")
+		return c.instanceEvent(now, nameOf(e.Kind, instance.VMStateOf(power, now.VMState)), string(e.Reason), "")
 	})
 }
 
