@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -111,7 +112,7 @@ func (a *Agent) follow(ctx context.Context, id string, e virt.Event, power insta
 		if err := c.putInstance(now); err != nil {
 			return err
 		}
-		return c.instanceEvent(now, eventNames[e.Kind], string(e.Reason), "")
+		return c.instanceEvent(now, eventNames[cmp.Or(e.Kind, eventOf(now.VMState))], string(e.Reason), "")
 	})
 }
 
@@ -191,6 +192,7 @@ func (a *Agent) repair(ctx context.Context, r reconcile.Repair) {
 	switch r.Action {
 	case reconcile.Keep:
 	case reconcile.Skip:
+		a.lookLater(r.Instance)
 		return
 	case reconcile.Quarantine:
 		log.Warn("left alone until a person decides", logkit.Key("reason").Of(r.Reason))
@@ -211,6 +213,15 @@ func (a *Agent) repair(ctx context.Context, r reconcile.Repair) {
 	if err != nil && !errors.Is(err, context.Canceled) {
 		log.Error("the instance was not repaired", logkit.Err(err))
 	}
+}
+
+// lookLater has an instance looked at again that an inventory left to the task or the
+// migration that held it: they may end without a look at the guest.
+func (a *Agent) lookLater(id string) {
+	green.SpawnAfter(a.base, a.cfg.RetryLimit, func(context.Context) (struct{}, error) {
+		a.looks.Add(id, 0, virt.Event{Domain: id, Reason: "reconciled"})
+		return struct{}{}, nil
+	})
 }
 
 func eventOf(s instance.VMState) virt.EventKind {
