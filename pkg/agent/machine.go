@@ -200,6 +200,7 @@ func (a *Agent) repair(ctx context.Context, r reconcile.Repair) {
 	switch r.Action {
 	case reconcile.Keep:
 	case reconcile.Skip:
+		a.lookLater(r.Instance)
 		return
 	case reconcile.Quarantine:
 		log.Warn("left alone until a person decides", logkit.Key("reason").Of(r.Reason))
@@ -220,6 +221,15 @@ func (a *Agent) repair(ctx context.Context, r reconcile.Repair) {
 	if err != nil && !errors.Is(err, context.Canceled) {
 		log.Error("the instance was not repaired", logkit.Err(err))
 	}
+}
+
+// lookLater has an instance looked at again that an inventory left to the task or the
+// migration that held it: they may end without a look at the guest.
+func (a *Agent) lookLater(id string) {
+	green.SpawnAfter(a.base, a.cfg.RetryLimit, func(context.Context) (struct{}, error) {
+		a.looks.Add(id, 0, virt.Event{Domain: id, Reason: "reconciled"})
+		return struct{}{}, nil
+	})
 }
 
 func eventOf(s instance.VMState) virt.EventKind {

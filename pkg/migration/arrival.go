@@ -266,12 +266,13 @@ func (a *arrival) heard(ctx context.Context, e virt.Event) error {
 	switch rec := a.record(); {
 	case rec.Ended():
 		return nil
-	case rec.Undoing:
-		return a.undo(ctx, a.reached(), a.failed)
 	case e.Kind == virt.EventResumed && (e.Reason == virt.ReasonMigrated || e.Reason == virt.ReasonPostCopy) && a.awaits():
 		return a.commit(ctx)
 	}
 	_, err := a.lookAndCommit(ctx, false)
+	if rec := a.record(); err == nil && rec.Undoing && !rec.Ended() {
+		return a.undo(ctx, a.reached(), a.failed)
+	}
 	return err
 }
 
@@ -285,7 +286,8 @@ func (a *arrival) again(ctx context.Context, err error) {
 	a.arm(a.d.cfg.RetryLimit) //nolint:contextcheck // the claim outlives the request
 }
 
-// lookAndCommit takes the guest when the facts say that it has arrived.
+// lookAndCommit takes the guest when the facts say that it has arrived; also one that
+// came while its claim was being undone, before the hypervisor was told to refuse it.
 func (a *arrival) lookAndCommit(ctx context.Context, sourceEnded bool) (virt.Domain, error) {
 	dom, err := a.look(ctx)
 	switch rec := a.record(); {
@@ -293,7 +295,7 @@ func (a *arrival) lookAndCommit(ctx context.Context, sourceEnded bool) (virt.Dom
 		return dom, err
 	case rec.Committed && !rec.Ended():
 		return dom, a.commit(ctx)
-	case a.awaits() && Committed(dom, rec.WasPaused || rec.PausedByUs, sourceEnded):
+	case (a.awaits() || rec.Undoing) && Committed(dom, rec.WasPaused || rec.PausedByUs, sourceEnded):
 		return dom, a.commit(ctx)
 	}
 	return dom, nil
@@ -341,6 +343,9 @@ func (a *arrival) resume(ctx context.Context) error {
 		_, err := a.lookAndCommit(ctx, false)
 		return err
 	default:
+		if _, err := a.lookAndCommit(ctx, false); err != nil || a.record().Ended() {
+			return err
+		}
 		return a.undo(ctx, rec.Phase, fault.New(fault.Unavailable, op, a.id, "the destination's agent was restarted while it prepared"))
 	}
 }

@@ -51,7 +51,11 @@ func (a *arrival) plug(ctx context.Context) error {
 	return a.d.ports.Plugger.Plug(ctx, a.instance, a.record().ports())
 }
 
+// unplug removes the ports, once no guest can come any more.
 func (a *arrival) unplug(ctx context.Context) error {
+	if err := a.unfile(ctx); err != nil {
+		return err
+	}
 	return a.d.ports.Plugger.Unplug(ctx, a.instance, a.record().ports())
 }
 

@@ -58,3 +58,27 @@ func TestOwnedGuestMovesOnBeforeItGoesOn(t *testing.T) {
 		w.check(back, "a")
 	})
 }
+
+// A claim runs out while the source is silent, and the hypervisor can't be told to refuse
+// the guest: then it may still come. Its ports stay until it can't, and when it comes it
+// is owned.
+func TestGuestComesWhileItsClaimIsUndone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, configure("b", func(c *migration.Config) { c.ClaimTimeout = 5 * time.Second }),
+			faults("a", fake.Fault{Method: "Migrate", Delay: 20 * time.Second}),
+			faults("b", fake.Fault{Method: "CancelIncoming", Err: errors.New("not now")}))
+		defer w.close()
+		inst := w.guest("a")
+		f := w.migrate(inst, api.MigrateArgs{BandwidthMiB: 100})
+		w.reach("a", migration.PhasePerform)
+		w.sever(true)
+		<-time.After(time.Minute)
+		w.sever(false)
+		w.sites["b"].host.Faults().Clear()
+		if m, err := f.wait(t); m.Status != instance.MigrationCompleted {
+			t.Errorf("it ended as %s (%v), want completed", m.Status, err)
+		}
+		<-time.After(time.Hour)
+		w.check(inst, "b")
+	})
+}

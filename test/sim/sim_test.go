@@ -69,6 +69,21 @@ func cpu(t *testing.T) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// TestSeedsThatFailed plays seeds that found something once. What a seed draws changes
+// with the drawing: then they are seeds like any others.
+func TestSeedsThatFailed(t *testing.T) {
+	dir := workDir(t)
+	for _, seed := range []uint64{
+		1004, 5039, 5045, 10006, 10010, 10011, 10325, 50114, 80135, 80201, 91060, 200421, 200836, 301499, 301623,
+	} {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			for range 3 {
+				one(t, seed, dir, false)
+			}
+		})
+	}
+}
+
 // one plays one seed in a bubble of virtual time. With loud, the agents' log is shown
 // when it fails.
 func one(t *testing.T, seed uint64, dir string, loud bool) (got tally) {
