@@ -47,16 +47,14 @@ func (m *Manager) await(ctx context.Context, ports []instance.Port, wishes []Tap
 	limit := max(m.cfg.PluggingTimeout, 0)
 	var pending []string
 	beat := func(ctx context.Context) error {
-		pending = nil
-		for i, p := range ports {
-			reason, err := m.pending(ctx, p, wishes[i])
-			if err != nil {
-				return green.LoopDone(verdict{err})
-			}
-			if reason != "" {
-				pending = append(pending, "port "+p.ID+": "+reason)
-			}
+		found, err := m.lookAll(ctx, ports, wishes)
+		if err != nil {
+			return green.LoopDone(verdict{err})
 		}
+		if ctx.Err() != nil && len(pending) > 0 {
+			return nil // the time ended amid this look: what was seen before stands
+		}
+		pending = found
 		if len(pending) == 0 {
 			return green.LoopDone(verdict{})
 		}
@@ -85,6 +83,20 @@ func (m *Manager) await(ctx context.Context, ports []instance.Port, wishes []Tap
 		return err
 	}
 	return v.err
+}
+
+// lookAll says of each port that is not ready what it waits for. An error is final.
+func (m *Manager) lookAll(ctx context.Context, ports []instance.Port, wishes []Tap) (pending []string, err error) {
+	for i, p := range ports {
+		reason, err := m.pending(ctx, p, wishes[i])
+		if err != nil {
+			return nil, err
+		}
+		if reason != "" {
+			pending = append(pending, "port "+p.ID+": "+reason)
+		}
+	}
+	return pending, nil
 }
 
 // verdict is how a wait ended by itself: nil for ready.
