@@ -161,6 +161,7 @@ func (h *Host) abandonLocked(id, migration string) {
 		d.brain.freeze(time.Now())
 		d.state, d.reason = virt.Paused, virt.ReasonPostCopyFailed
 		d.arriving = nil
+		delete(h.claims, id) // it came, as far as it will
 		h.tellLocked(virt.EventSuspended, id, virt.ReasonPostCopyFailed)
 		return
 	}

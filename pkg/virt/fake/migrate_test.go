@@ -441,6 +441,25 @@ func TestPostCopyWhileAnIterationIsHeldUp(t *testing.T) {
 	})
 }
 
+// A stream that breaks in post-copy leaves no place that is kept for the guest.
+func TestBrokenPostCopyKeepsNoPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, busy())
+		p.a.Faults().Add(fake.Fault{Method: fake.PointPostCopy, Err: errors.New("the stream broke")})
+		call := p.migrate(t, func(r *virt.MigrateRequest) { r.PostCopy, r.BandwidthMiB = true, 16 })
+		sleep(t, time.Second)
+		if err := p.source.StartPostCopy(t.Context(), p.spec.UUID); err != nil {
+			t.Fatalf("StartPostCopy: %v", err)
+		}
+		if _, err := call.Wait(t.Context()); err == nil {
+			t.Error("Migrate succeeded over a broken stream")
+		}
+		if left := p.b.Expected(); len(left) > 0 {
+			t.Errorf("Expected = %v after the break, want nothing", left)
+		}
+	})
+}
+
 // A guest that dies in post-copy leaves no place that is kept for it.
 func TestDeathInPostCopyKeepsNoPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
