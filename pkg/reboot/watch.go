@@ -122,10 +122,12 @@ func (g *goingOff) look(ctx context.Context) (virt.Domain, error) {
 	return g.r.machine.Lookup(ctx, g.watch.id)
 }
 
-// arm sets the alarm for whatever comes next: a round of asking or the end.
+// arm sets the alarm for whatever comes next: a round of asking or the end. A round
+// that is due and could not begin, because the guest could not be seen or stands still,
+// waits for the next interval: the alarm would ring without end.
 func (g *goingOff) arm() {
 	at := g.end
-	if next := g.asker.next(); !next.IsZero() && next.Before(at) {
+	if next := g.asker.next(); next.After(time.Now()) && next.Before(at) {
 		at = next
 	}
 	g.alarm.Reset(time.Until(at))
