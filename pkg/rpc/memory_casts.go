@@ -108,6 +108,10 @@ func (c *memConn) store(ctx context.Context, p Passage, put func()) error {
 	back.Leg = LegStored
 	carry(b.fate(p), func() {
 		b.mu.Lock()
+		if c.closed { // what is on its way when its connection closes is lost
+			b.mu.Unlock()
+			return
+		}
 		put()
 		fate := b.fateLocked(back)
 		b.mu.Unlock()

@@ -209,3 +209,24 @@ func TestMemoryForgetsOldEvents(t *testing.T) {
 		}
 	})
 }
+
+// What is on its way when its connection closes is lost, so that it can't come after what
+// the next connection of the same process says.
+func TestMemoryCloseLosesWhatIsOnItsWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := rpc.NewBus()
+		old, next := bus.Connect("agent"), bus.Connect("agent")
+		bus.SetFaults(strike(rpc.LegStore, 1, rpc.Fate{Delay: 3 * time.Second}))
+		time.AfterFunc(time.Second, func() { _ = old.Close() })
+		if err := old.Put(t.Context(), rpc.Hosts, []string{"node1"}, []byte(`"old"`)); fault.KindOf(err) != fault.Unavailable {
+			t.Errorf("Put on a connection that closes = %v, want unavailable", err)
+		}
+		if err := next.Put(t.Context(), rpc.Hosts, []string{"node1"}, []byte(`"new"`)); err != nil {
+			t.Fatal(err)
+		}
+		<-time.NewTimer(time.Minute).C
+		if e, err := next.Get(t.Context(), rpc.Hosts, []string{"node1"}); err != nil || string(e.Value) != `"new"` {
+			t.Errorf("Get = %s, %v, want what the later connection wrote", e.Value, err)
+		}
+	})
+}
