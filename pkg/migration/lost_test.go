@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/migration"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
@@ -80,5 +81,30 @@ func TestGuestComesWhileItsClaimIsUndone(t *testing.T) {
 		}
 		<-time.After(time.Hour)
 		w.check(inst, "b")
+	})
+}
+
+// A guest that the migration has paused waits for the destination's word that it never ran
+// there. One lost answer must not leave it standing still until people come.
+func TestPausedGuestGoesOnWhenTheDestinationAnswersLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, faults("a", fake.Fault{Method: fake.PointPreCopy, Err: errors.New("the stream broke")}))
+		defer w.close()
+		inst := w.guest("a", busy)
+		f := w.migrate(inst, api.MigrateArgs{BandwidthMiB: 100, Policy: "pause_now"})
+		w.reach("a", migration.PhasePerform)
+		<-time.After(time.Second)
+		w.setHook(func(p string) error {
+			if p == "a ⇒ b rollback" {
+				return fault.New(fault.Unavailable, "test", p, "nobody answers")
+			}
+			return nil
+		})
+		<-time.After(5 * time.Minute) // longer than RollbackTimeout, shorter than SettleTimeout
+		w.setHook(nil)
+		if m, err := f.wait(t); m.Status != instance.MigrationFailed {
+			t.Errorf("it ended as %s (%v), want failed", m.Status, err)
+		}
+		w.check(inst, "a")
 	})
 }

@@ -247,14 +247,9 @@ func (r *run) rollback(ctx context.Context) error {
 	defer cancel()
 	refused := func(err error) bool { return fault.KindOf(err) == fault.Conflict }
 	retry := green.Retry{Max: -1, First: c.RetryFirst, Limit: c.RetryLimit, Retryable: func(err error) bool { return !refused(err) }}
-	_, err := green.RetryCall(limited, retry, func(ctx context.Context) (struct{}, error) {
-		ctx, cancel := within(ctx, c.PeerTimeout, "one rollback call")
-		defer cancel()
-		return struct{}{}, causeOf(ctx, r.s.ports.Peer.Rollback(ctx, dest, r.record().ref(false)))
-	})
+	_, err := green.RetryCall(limited, retry, func(ctx context.Context) (struct{}, error) { return struct{}{}, r.rollbackOnce(ctx) })
 	switch {
 	case err == nil:
-		r.note(func(rec *Record) { rec.RolledBack = true })
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -265,16 +260,35 @@ func (r *run) rollback(ctx context.Context) error {
 	return fault.Wrap(err, "rollback_live_migration_at_destination", dest)
 }
 
+// rollbackOnce asks the destination once.
+func (r *run) rollbackOnce(ctx context.Context) error {
+	ctx, cancel := within(ctx, r.s.cfg.PeerTimeout, "one rollback call")
+	defer cancel()
+	rec := r.record()
+	if err := causeOf(ctx, r.s.ports.Peer.Rollback(ctx, rec.Migration.Dest, rec.ref(false))); err != nil {
+		return err
+	}
+	r.note(func(rec *Record) { rec.RolledBack = true })
+	return nil
+}
+
+// errUnconfirmed: the guest must not go on here yet, because it might run there.
+var errUnconfirmed = errors.New("the guest stands still here, and the destination has not confirmed that it never ran there")
+
 // letStand gives the guest back the state in which check found it. A guest that the
 // migration stopped goes on only after the destination has answered that nothing of
-// it is left there: it must not run twice.
+// it is left there: it must not run twice. A destination that rollback could not reach is
+// asked on, for SettleTimeout: somebody waits for the guest.
 func (r *run) letStand(ctx context.Context) error {
 	retry := green.Retry{Max: -1, First: r.s.cfg.RetryFirst, Limit: r.s.cfg.RetryLimit, Retryable: func(err error) bool { return !errors.Is(err, errUnknown) }}
 	limited, cancel := within(ctx, r.s.cfg.SettleTimeout, "the hypervisor's answer")
 	defer cancel()
 	_, err := green.RetryCall(limited, retry, func(ctx context.Context) (struct{}, error) { return struct{}{}, r.standOnce(ctx) })
-	if err != nil && ctx.Err() != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
 		return context.Cause(ctx)
+	case errors.Is(err, errUnconfirmed):
+		return errors.Join(errUnknown, fault.WrapAs(fault.Conflict, err, op, r.instance))
 	}
 	return err
 }
@@ -290,8 +304,11 @@ func (r *run) standOnce(ctx context.Context) error {
 	case !stuck || rec.WasPaused:
 		return nil
 	case !rec.RolledBack && rec.Resolved == VerdictNone:
-		return errors.Join(errUnknown, fault.New(fault.Conflict, op, r.instance,
-			"the guest stands still here, and the destination has not confirmed that it never ran there"))
+		if err := r.rollbackOnce(ctx); fault.KindOf(err) == fault.Conflict {
+			return errors.Join(errUnknown, fault.Wrap(err, op, rec.Migration.Dest))
+		} else if err != nil {
+			return errors.Join(errUnconfirmed, err)
+		}
 	}
 	ctx, cancel := within(ctx, r.s.cfg.HypervisorWait, "the hypervisor's answer")
 	defer cancel()
