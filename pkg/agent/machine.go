@@ -93,7 +93,10 @@ func (a *Agent) restate(ctx context.Context, id string, e virt.Event) error {
 		return nil
 	}
 	power, seen := a.power(ctx, id)
-	if !seen {
+	if !seen { // while the hypervisor is away, the inventory after its return looks
+		if _, connected, _ := a.machine.get(); connected {
+			a.lookLater(id)
+		}
 		return nil
 	}
 	if power == instance.PowerPending && a.lost(inst) {
