@@ -101,6 +101,8 @@ func (r *run) perform(ctx context.Context) error {
 		defer w.thread.Kill(errJobOver)
 	}
 	m := r.newMonitor(w)
+	r.s.watched.Add(1)
+	defer r.s.watched.Add(-1)
 	for {
 		if err := m.watch(ctx); err != nil {
 			return err

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 )
 
@@ -83,12 +82,6 @@ func (s step[W]) run(ctx context.Context, w W) error {
 		defer cancel()
 	}
 	return causeOf(ctx, s.do(w, ctx))
-}
-
-// within bounds ctx; the cause of its end names what took too long.
-func within(ctx context.Context, limit time.Duration, what string) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, limit,
-		fault.Newf(fault.Timeout, "live_migration", "", "%s took longer than %v", what, limit))
 }
 
 // causeOf prefers the reason of ctx's end over the error of whatever noticed it.

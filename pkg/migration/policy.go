@@ -73,7 +73,7 @@ func (t Track) Observe(j virt.Job, elapsed time.Duration, margin float64) Track 
 
 // Implied is the downtime that would be needed now: the best remaining over the
 // measured bandwidth; 0 while either is unknown.
-func (s Snapshot) Implied() time.Duration {
+func (s *Snapshot) Implied() time.Duration {
 	if s.Job.Bandwidth == 0 || s.Track.Iteration == 0 {
 		return 0
 	}
@@ -92,7 +92,10 @@ type Policy struct {
 // Decide answers one snapshot. It is pure. Post-copy is a one-way door: behind it
 // nothing is decided any more. A guest that we
 // paused has twice the time, then it is let go on here.
-func (p Policy) Decide(s Snapshot) Decision {
+func (p Policy) Decide(s Snapshot) Decision { return p.decide(&s) }
+
+// decide is Decide without the copies: it is asked twenty thousand times a second.
+func (p *Policy) decide(s *Snapshot) Decision {
 	if d, decided := p.limits(s); decided {
 		return d
 	}
@@ -115,7 +118,7 @@ func (p Policy) Decide(s Snapshot) Decision {
 }
 
 // limits is what holds for every policy.
-func (p Policy) limits(s Snapshot) (d Decision, decided bool) {
+func (p *Policy) limits(s *Snapshot) (d Decision, decided bool) {
 	none := Decision{Action: ActNone}
 	late := func(limit time.Duration) bool { return limit > 0 && s.Elapsed > limit }
 	switch {
@@ -134,7 +137,7 @@ func (p Policy) limits(s Snapshot) (d Decision, decided bool) {
 }
 
 // end brings a migration to its end one way or the other.
-func (s Snapshot) end(how OnStall, why string) Decision {
+func (s *Snapshot) end(how OnStall, why string) Decision {
 	switch {
 	case how == StallAbort:
 		return Decision{Action: ActAbort, Reason: why}
@@ -148,7 +151,7 @@ func (s Snapshot) end(how OnStall, why string) Decision {
 }
 
 // nova steps the permitted downtime by the clock alone (nova.md 2.3).
-func (p Policy) nova(s Snapshot) Decision {
+func (p *Policy) nova(s *Snapshot) Decision {
 	downtime, ok := DowntimeAt(p.Schedule, s.Elapsed)
 	if !ok || downtime == s.Permitted {
 		return Decision{Action: ActNone}

@@ -124,6 +124,37 @@ func (r *run) note(change func(*Record)) {
 	r.set(next)
 }
 
+// progress keeps what a beat saw, and reports it if told. Percent never falls. While
+// somebody else changes the record it does nothing: the next beat is near.
+func (r *run) progress(p instance.Progress, tell bool) {
+	select {
+	case r.saving <- struct{}{}:
+	default:
+		return
+	}
+	defer func() { <-r.saving }()
+	r.mu.Lock()
+	p.Percent = max(p.Percent, r.rec.Migration.Progress.Percent)
+	r.rec.Migration.Progress = p
+	if !tell {
+		r.mu.Unlock()
+		return
+	}
+	r.rec.Migration.UpdatedAt = time.Now()
+	m := r.rec.Migration
+	r.mu.Unlock()
+	r.s.ports.Reporter.Report(m)
+}
+
+// standing is what of the record each beat asks for.
+type standing struct{ aborted, postCopy, paused, forced bool }
+
+func (r *run) standing() standing {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return standing{aborted: r.rec.AbortRequested, postCopy: r.rec.PostCopy, paused: r.rec.PausedByUs, forced: r.forced != nil}
+}
+
 func (r *run) set(next Record) {
 	r.mu.Lock()
 	r.rec = next
@@ -148,36 +179,63 @@ func (r *run) retreat(ctx context.Context, p Phase) error {
 	return r.save(ctx, func(rec *Record) { *rec = rec.advance(p, "", true) })
 }
 
-// conduct is Run, once the migration is registered.
+// conduct is Run, once the migration is registered. What it calls before and after the
+// walk keeps its copies of the record to itself: the walk waits for minutes, with the
+// stack under it.
 func (r *run) conduct(ctx context.Context, accepted bool) (instance.Migration, error) {
-	rec := r.record()
-	ctx = logkit.With(ctx, logkit.Instance.Of(r.instance), logkit.Migration.Of(r.id), logkit.Peer.Of(rec.Migration.Dest))
-	from := rec.Phase
-	switch {
-	case rec.Ended():
-		return rec.Migration, nil
-	case rec.Undoing:
-		var why error
-		if rec.Migration.Fault != nil { // a nil *Error is no nil error
-			why = rec.Migration.Fault
-		}
-		return r.giveUp(ctx, from, rec.Verdict, why)
-	case from == PhasePrepare:
-		return r.giveUp(ctx, from, VerdictFailed, fault.New(fault.Unavailable, op, r.id, "the agent was restarted while the destination prepared").
-			WithHint("start the migration again"))
-	case from == PhaseAccept && accepted, from == PhaseCheck:
-		from = PhaseQueue // after a restart from check too: the slot went with it
+	ctx = logkit.With(ctx, logkit.Instance.Of(r.instance), logkit.Migration.Of(r.id), logkit.Peer.Of(r.dest()))
+	from, over, err := r.outset(ctx, accepted)
+	if over {
+		return r.shown(), err
 	}
 	logkit.From(ctx).Info("live migration begins", logkit.Phase.Of(string(from)))
 	reached, err := walk(ctx, r, sourceTable(), from)
 	return r.conclude(ctx, reached, err)
 }
 
+// outset is where the walk begins; over: it has ended already.
+func (r *run) outset(ctx context.Context, accepted bool) (from Phase, over bool, err error) {
+	rec := r.record()
+	from = rec.Phase
+	switch {
+	case rec.Ended():
+		return from, true, nil
+	case rec.Undoing:
+		var why error
+		if rec.Migration.Fault != nil { // a nil *Error is no nil error
+			why = rec.Migration.Fault
+		}
+		_, err = r.giveUp(ctx, from, rec.Verdict, why)
+		return from, true, err
+	case from == PhasePrepare:
+		_, err = r.giveUp(ctx, from, VerdictFailed, fault.New(fault.Unavailable, op, r.id, "the agent was restarted while the destination prepared").
+			WithHint("start the migration again"))
+		return from, true, err
+	case from == PhaseAccept && accepted, from == PhaseCheck:
+		from = PhaseQueue // after a restart from check too: the slot went with it
+	}
+	return from, false, nil
+}
+
+// shown gives the migration as it stands.
+func (r *run) shown() instance.Migration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rec.Migration
+}
+
+// dest is the other host.
+func (r *run) dest() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rec.Migration.Dest
+}
+
 // conclude ends a walk that went forward.
 func (r *run) conclude(ctx context.Context, reached Phase, err error) (instance.Migration, error) {
 	switch {
 	case ctx.Err() != nil && err != nil:
-		return r.record().Migration, context.Cause(ctx)
+		return r.shown(), context.Cause(ctx)
 	case err == nil:
 		return r.finish(ctx, VerdictCompleted, nil)
 	case errors.Is(err, errUnknown), afterPerform(reached):
@@ -202,7 +260,7 @@ func (r *run) giveUp(ctx context.Context, reached Phase, v Verdict, why error) (
 	}
 	switch {
 	case ctx.Err() != nil:
-		return r.record().Migration, context.Cause(ctx)
+		return r.shown(), context.Cause(ctx)
 	case errors.Is(err, errUnknown):
 		return r.freeze(ctx, errors.Join(why, err))
 	default:
@@ -224,7 +282,7 @@ func (r *run) freeze(ctx context.Context, why error) (instance.Migration, error)
 		rec.Migration.Fault = fault.Wire(e)
 		rec.Migration.Result = r.result(*rec, e)
 	})
-	return r.record().Migration, errors.Join(e, err)
+	return r.shown(), errors.Join(e, err)
 }
 
 // statusOf is the end that nova's tools know.
@@ -255,7 +313,7 @@ func (r *run) finish(ctx context.Context, v Verdict, why error) (instance.Migrat
 			rec.Migration.Progress.Memory.Remaining = 0
 		}
 	})
-	m := r.record().Migration
+	m := r.shown()
 	if err != nil {
 		return m, errors.Join(why, err)
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
@@ -26,6 +28,8 @@ type Source struct {
 	ports  SourcePorts
 	slots  *slots
 	cancel func() // of the subscription
+
+	watched atomic.Int64 // migrations that have a monitor
 
 	mu   sync.Mutex
 	runs map[string]*run // in progress, by instance
@@ -97,7 +101,7 @@ func merge(a, b []string) []string {
 // turn has come; Run follows. Of a record that is known already it changes nothing.
 // Conflict while the instance has another migration in progress.
 func (s *Source) Accept(ctx context.Context, rec Record) error {
-	r, known, err := s.register(rec)
+	r, known, err := s.register(&rec)
 	if known || err != nil {
 		return err
 	}
@@ -122,12 +126,12 @@ func (s *Source) Forget(rec Record) {
 	}
 }
 
-func (s *Source) register(rec Record) (r *run, known bool, err error) {
+func (s *Source) register(rec *Record) (r *run, known bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, known = s.runs[rec.Migration.Instance]
 	if !known {
-		r = newRun(s, rec)
+		r = newRun(s, *rec)
 		s.runs[rec.Migration.Instance] = r
 		return r, false, nil
 	}
@@ -152,7 +156,7 @@ func (s *Source) drop(r *run) {
 // hypervisors. The error tells why the migration did not complete: its kind is
 // cancelled after an abort; with status error the outcome is unknown.
 func (s *Source) Run(ctx context.Context, rec Record) (instance.Migration, error) {
-	r, _, err := s.register(rec)
+	r, _, err := s.register(&rec)
 	if err != nil {
 		return rec.Migration, err
 	}
@@ -199,6 +203,12 @@ func (s *Source) find(method, instanceID, migrationID string) (*run, error) {
 			WithHint("compute-agent migration list shows the migrations and their source hosts")
 	}
 	return r, nil
+}
+
+// progressEvery is how often one migration's progress may be told.
+func (s *Source) progressEvery() time.Duration {
+	each := time.Duration(s.watched.Load()) * time.Second / time.Duration(s.cfg.ProgressRate)
+	return max(s.cfg.ProgressInterval, each)
 }
 
 // Active tells how many migrations are on their way out of this host, those that
