@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,7 +26,11 @@ const (
 // process's agent at once.
 func benchMonitors(ctx context.Context, e *env) (report, error) {
 	r := report{head: []string{"migrations watched at once, GOMAXPROCS=1", "beat p50 ms", "p99 ms", "max ms", "CPU % of one core", "view updates/s", "KiB each, heap and stacks", "KiB each, RSS", "goroutines"}}
-	for _, n := range []int{100, 1000, 10_000} {
+	counts, err := e.counts()
+	if err != nil {
+		return r, err
+	}
+	for _, n := range counts {
 		if err := monitorsOf(ctx, e, &r, n); err != nil {
 			r.want(false, fmt.Sprintf("%d migrations are watched", n), "%s", firstLine(err))
 		}
@@ -36,6 +41,19 @@ func benchMonitors(ctx context.Context, e *env) (report, error) {
 	r.row("nova, 400 with its conductor and database", "680 (mean)", "2,657", "", "22.9 + 119 for the rest", "", "", "", "")
 	r.note("View updates: progress written into the bus for anybody to watch. The destination's agent is another process. nova with stock settings stops at 19 blocking calls.")
 	return r, nil
+}
+
+// counts reads how many migrations to watch.
+func (e *env) counts() ([]int, error) {
+	var out []int
+	for _, field := range strings.Split(e.migrations, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(field))
+		if err != nil {
+			return nil, fmt.Errorf("-migrations %q: %w", e.migrations, err)
+		}
+		out = append(out, n)
+	}
+	return out, nil
 }
 
 func monitorsOf(ctx context.Context, e *env, r *report, n int) error {
