@@ -10,7 +10,6 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/instance"
-	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
 // abortAgain is when an abort that had no effect is repeated.
@@ -34,13 +33,11 @@ type monitor struct {
 	begun  time.Time
 	clock  time.Duration // of the job, when the monitor began: what passed before a restart
 
+	snap        Snapshot // of the last look
 	canPostCopy bool
 	shown       instance.Progress // told last
 	shownAt     time.Time         // when; zero: never
 
-	track     Track
-	permitted time.Duration
-	raisedAt  time.Duration
 	refused   bool      // post-copy was, once
 	doubted   time.Time // since when the guest runs here although post-copy was begun
 	seen      bool      // the job was seen running
@@ -99,7 +96,7 @@ func (m *monitor) beat(ctx context.Context) error {
 	if m.worker != nil && m.worker.finish.Ready() || m.told() {
 		return m.done()
 	}
-	running, job, err := m.r.jobRuns(ctx)
+	running, err := m.r.jobRuns(ctx, &m.snap.Job)
 	now := time.Now()
 	switch {
 	case m.worker != nil && m.worker.finish.Ready(): // while we asked
@@ -109,7 +106,7 @@ func (m *monitor) beat(ctx context.Context) error {
 		m.quiet = now
 	case running:
 		m.seen, m.quiet = true, now
-		m.observe(ctx, &job, now)
+		m.observe(ctx, now)
 	case m.over():
 		return m.done()
 	}
@@ -147,28 +144,26 @@ func (m *monitor) over() bool {
 }
 
 // observe publishes a running job's progress and does what its policy wants.
-func (m *monitor) observe(ctx context.Context, j *virt.Job, now time.Time) {
+func (m *monitor) observe(ctx context.Context, now time.Time) {
+	s := &m.snap
 	if m.clock == 0 && m.worker == nil { // re-adopted: the job's clock went on
-		m.clock = j.Elapsed
+		m.clock = s.Job.Elapsed
 	}
-	elapsed := now.Sub(m.begun) + m.clock
-	m.track = m.track.Observe(*j, elapsed, m.policy.Adaptive.StallMargin)
+	s.Elapsed = now.Sub(m.begun) + m.clock
+	s.Track = s.Track.observe(&s.Job, s.Elapsed, m.policy.Adaptive.StallMargin)
 	at := m.r.standing()
 	if at.postCopy {
 		m.doubt(ctx)
 		at = m.r.standing()
 	}
-	s := Snapshot{
-		Elapsed: elapsed, Job: *j, Track: m.track, Permitted: m.permitted, RaisedAt: m.raisedAt,
-		CanPostCopy: m.canPostCopy && !m.refused, PostCopy: at.postCopy, Paused: at.paused, Force: at.forced,
-	}
-	m.publish(&s, now)
+	s.CanPostCopy, s.PostCopy, s.Paused, s.Force = m.canPostCopy && !m.refused, at.postCopy, at.paused, at.forced
+	m.publish(s, now)
 	if at.aborted && !at.postCopy {
 		m.abort(ctx)
 		return
 	}
-	d := m.policy.decide(&s)
-	m.r.remember(&s, d)
+	d := m.policy.decide(s)
+	m.r.remember(s, &d)
 	if d.Action != ActNone || at.forced {
 		m.act(ctx, d)
 	}
@@ -216,7 +211,7 @@ func (m *monitor) act(ctx context.Context, d Decision) {
 	switch d.Action {
 	case ActNone:
 	case ActSetDowntime:
-		m.permitted, m.raisedAt = d.Downtime, time.Since(m.begun)+m.clock // also when it fails: not again at each beat
+		m.snap.Permitted, m.snap.RaisedAt = d.Downtime, time.Since(m.begun)+m.clock // also when it fails: not again at each beat
 		err = m.bounded(ctx, func(ctx context.Context) error {
 			return m.r.s.ports.Hypervisor.SetMaxDowntime(ctx, m.r.instance, d.Downtime)
 		})

@@ -93,7 +93,7 @@ func (r *run) perform(ctx context.Context) error {
 	} else if r.abortAsked() {
 		return r.aborted()
 	}
-	defer r.answerForce(ActNone, fault.New(fault.Conflict, "live_migration_force_complete", r.id, "the migration ended before anything was done"))
+	defer r.answerLate()
 	var w *worker
 	if !r.resumed {
 		r.forgetJob()
@@ -119,6 +119,11 @@ func (r *run) perform(ctx context.Context) error {
 			return r.whyFailed(ctx, v, w)
 		}
 	}
+}
+
+// answerLate tells whoever waits for force-complete that it came too late.
+func (r *run) answerLate() {
+	r.answerForce(ActNone, fault.New(fault.Conflict, "live_migration_force_complete", r.id, "the migration ended before anything was done"))
 }
 
 // forgetJob drops the statistics of a job before this one: of the guest's arrival.

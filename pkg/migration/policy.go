@@ -54,6 +54,10 @@ type Track struct {
 // Observe gives the track after another look. A new minimum counts when it is
 // lower by the part margin.
 func (t Track) Observe(j virt.Job, elapsed time.Duration, margin float64) Track {
+	return t.observe(&j, elapsed, margin)
+}
+
+func (t Track) observe(j *virt.Job, elapsed time.Duration, margin float64) Track {
 	if j.Iteration == 0 { // the job has not begun to send
 		return t
 	}

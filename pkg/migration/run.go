@@ -141,10 +141,12 @@ func (r *run) progress(p instance.Progress, tell bool) {
 		return
 	}
 	r.rec.Migration.UpdatedAt = time.Now()
-	m := r.rec.Migration
 	r.mu.Unlock()
-	r.s.ports.Reporter.Report(m)
+	r.report()
 }
+
+// report tells of the migration as it stands.
+func (r *run) report() { r.s.ports.Reporter.Report(r.shown()) }
 
 // standing is what of the record each beat asks for.
 type standing struct{ aborted, postCopy, paused, forced bool }
@@ -166,12 +168,14 @@ func (r *run) set(next Record) {
 // comes too late; before perform a requested abort goes first.
 func (r *run) enter(ctx context.Context, p Phase, status instance.MigrationStatus, quiet bool) error {
 	change := func(rec *Record) { *rec = rec.advance(p, status, false) }
-	logkit.From(ctx).Debug("migration enters a phase", logkit.Phase.Of(string(p)))
-	if quiet {
-		r.note(change)
-		return nil
-	}
-	return r.save(ctx, change)
+	return aside(ctx, func(ctx context.Context) error {
+		logkit.From(ctx).Debug("migration enters a phase", logkit.Phase.Of(string(p)))
+		if quiet {
+			r.note(change)
+			return nil
+		}
+		return r.save(ctx, change)
+	})
 }
 
 // retreat implements walker.
@@ -182,15 +186,27 @@ func (r *run) retreat(ctx context.Context, p Phase) error {
 // conduct is Run, once the migration is registered. What it calls before and after the
 // walk keeps its copies of the record to itself: the walk waits for minutes, with the
 // stack under it.
-func (r *run) conduct(ctx context.Context, accepted bool) (instance.Migration, error) {
-	ctx = logkit.With(ctx, logkit.Instance.Of(r.instance), logkit.Migration.Of(r.id), logkit.Peer.Of(r.dest()))
-	from, over, err := r.outset(ctx, accepted)
-	if over {
-		return r.shown(), err
+func (r *run) conduct(ctx context.Context, accepted bool) error {
+	ctx = r.named(ctx)
+	from, over, err := r.outsetAside(ctx, accepted)
+	if over || err != nil {
+		return err
 	}
-	logkit.From(ctx).Info("live migration begins", logkit.Phase.Of(string(from)))
-	reached, err := walk(ctx, r, sourceTable(), from)
-	return r.conclude(ctx, reached, err)
+	reached, err := walk(ctx, r, r.s.table, from)
+	return aside(ctx, func(ctx context.Context) error { return r.conclude(ctx, reached, err) })
+}
+
+// named gives the migration's log its name.
+func (r *run) named(ctx context.Context) context.Context {
+	return logkit.With(ctx, logkit.Instance.Of(r.instance), logkit.Migration.Of(r.id), logkit.Peer.Of(r.dest()))
+}
+
+func (r *run) outsetAside(ctx context.Context, accepted bool) (from Phase, over bool, err error) {
+	err = aside(ctx, func(ctx context.Context) (err error) {
+		from, over, err = r.outset(ctx, accepted)
+		return err
+	})
+	return from, over, err
 }
 
 // outset is where the walk begins; over: it has ended already.
@@ -205,15 +221,16 @@ func (r *run) outset(ctx context.Context, accepted bool) (from Phase, over bool,
 		if rec.Migration.Fault != nil { // a nil *Error is no nil error
 			why = rec.Migration.Fault
 		}
-		_, err = r.giveUp(ctx, from, rec.Verdict, why)
+		err = r.giveUp(ctx, from, rec.Verdict, why)
 		return from, true, err
 	case from == PhasePrepare:
-		_, err = r.giveUp(ctx, from, VerdictFailed, fault.New(fault.Unavailable, op, r.id, "the agent was restarted while the destination prepared").
+		err = r.giveUp(ctx, from, VerdictFailed, fault.New(fault.Unavailable, op, r.id, "the agent was restarted while the destination prepared").
 			WithHint("start the migration again"))
 		return from, true, err
 	case from == PhaseAccept && accepted, from == PhaseCheck:
 		from = PhaseQueue // after a restart from check too: the slot went with it
 	}
+	logkit.From(ctx).Info("live migration begins", logkit.Phase.Of(string(from)))
 	return from, false, nil
 }
 
@@ -224,6 +241,14 @@ func (r *run) shown() instance.Migration {
 	return r.rec.Migration
 }
 
+// copied is shown for whoever has little room on his stack.
+//
+//go:noinline
+func (r *run) copied() *instance.Migration {
+	m := r.shown()
+	return &m
+}
+
 // dest is the other host.
 func (r *run) dest() string {
 	r.mu.Lock()
@@ -232,10 +257,10 @@ func (r *run) dest() string {
 }
 
 // conclude ends a walk that went forward.
-func (r *run) conclude(ctx context.Context, reached Phase, err error) (instance.Migration, error) {
+func (r *run) conclude(ctx context.Context, reached Phase, err error) error {
 	switch {
 	case ctx.Err() != nil && err != nil:
-		return r.shown(), context.Cause(ctx)
+		return context.Cause(ctx)
 	case err == nil:
 		return r.finish(ctx, VerdictCompleted, nil)
 	case errors.Is(err, errUnknown), afterPerform(reached):
@@ -248,7 +273,7 @@ func (r *run) conclude(ctx context.Context, reached Phase, err error) (instance.
 }
 
 // giveUp undoes what was done up to a phase; the guest stays here.
-func (r *run) giveUp(ctx context.Context, reached Phase, v Verdict, why error) (instance.Migration, error) {
+func (r *run) giveUp(ctx context.Context, reached Phase, v Verdict, why error) error {
 	logkit.From(ctx).Warn("live migration is undone", logkit.Phase.Of(string(reached)), logkit.Err(why))
 	err := r.save(ctx, func(rec *Record) {
 		*rec = rec.advance(reached, "", true)
@@ -256,11 +281,11 @@ func (r *run) giveUp(ctx context.Context, reached Phase, v Verdict, why error) (
 		rec.Migration.Fault = fault.Wire(why)
 	})
 	if err == nil {
-		err = unwind(ctx, r, sourceTable(), reached)
+		err = unwind(ctx, r, r.s.table, reached)
 	}
 	switch {
 	case ctx.Err() != nil:
-		return r.shown(), context.Cause(ctx)
+		return context.Cause(ctx)
 	case errors.Is(err, errUnknown):
 		return r.freeze(ctx, errors.Join(why, err))
 	default:
@@ -270,7 +295,7 @@ func (r *run) giveUp(ctx context.Context, reached Phase, v Verdict, why error) (
 
 // freeze ends the walk without an outcome: nothing more is done until people, or a
 // later look at the facts, decide.
-func (r *run) freeze(ctx context.Context, why error) (instance.Migration, error) {
+func (r *run) freeze(ctx context.Context, why error) error {
 	e := fault.WrapAs(fault.Internal, why, op, r.id)
 	if f := new(fault.Error); errors.As(e, &f) && f.Hint == "" {
 		e = f.WithHint("nothing was destroyed, and nothing more is done until the facts are clear; decide: compute-agent migration resolve %s", r.id)
@@ -282,7 +307,7 @@ func (r *run) freeze(ctx context.Context, why error) (instance.Migration, error)
 		rec.Migration.Fault = fault.Wire(e)
 		rec.Migration.Result = r.result(*rec, e)
 	})
-	return r.shown(), errors.Join(e, err)
+	return errors.Join(e, err)
 }
 
 // statusOf is the end that nova's tools know.
@@ -301,7 +326,7 @@ func (v Verdict) statusOf() instance.MigrationStatus {
 }
 
 // finish closes the record.
-func (r *run) finish(ctx context.Context, v Verdict, why error) (instance.Migration, error) {
+func (r *run) finish(ctx context.Context, v Verdict, why error) error {
 	err := r.save(ctx, func(rec *Record) {
 		*rec = rec.advance(PhaseEnd, v.statusOf(), false)
 		rec.Verdict = v
@@ -313,12 +338,12 @@ func (r *run) finish(ctx context.Context, v Verdict, why error) (instance.Migrat
 			rec.Migration.Progress.Memory.Remaining = 0
 		}
 	})
-	m := r.shown()
 	if err != nil {
-		return m, errors.Join(why, err)
+		return errors.Join(why, err)
 	}
+	m := r.shown()
 	logkit.From(ctx).Info("live migration ended as "+string(v), logkit.Took.Of(m.EndedAt.Sub(m.StartedAt)), logkit.Err(why))
-	return m, why
+	return why
 }
 
 // result collects what is known at the end.

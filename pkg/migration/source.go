@@ -27,6 +27,7 @@ type Source struct {
 	cfg    Config
 	ports  SourcePorts
 	slots  *slots
+	table  []step[*run]
 	cancel func() // of the subscription
 
 	watched atomic.Int64 // migrations that have a monitor
@@ -38,7 +39,7 @@ type Source struct {
 // NewSource makes a Source. It subscribes to the hypervisor's events; Close ends that.
 func NewSource(cfg Config, ports SourcePorts) *Source {
 	cfg = cfg.withDefaults()
-	s := &Source{cfg: cfg, ports: ports, slots: newSlots(cfg.OutboundSlots), runs: map[string]*run{}}
+	s := &Source{cfg: cfg, ports: ports, slots: newSlots(cfg.OutboundSlots), table: sourceTable(), runs: map[string]*run{}}
 	s.cancel = ports.Hypervisor.Subscribe(s.hear)
 	return s
 }
@@ -154,22 +155,36 @@ func (s *Source) drop(r *run) {
 // instance's lane. A restart resumes with the same call. When ctx ends it returns at
 // once with its cause; the record stays as it stands and the job is left to the
 // hypervisors. The error tells why the migration did not complete: its kind is
-// cancelled after an abort; with status error the outcome is unknown.
-func (s *Source) Run(ctx context.Context, rec Record) (instance.Migration, error) {
-	r, _, err := s.register(&rec)
+// cancelled after an abort; with status error the outcome is unknown. rec is only read,
+// before anything is waited for.
+func (s *Source) Run(ctx context.Context, rec *Record) (*instance.Migration, error) {
+	r, accepted, err := s.begin(rec)
 	if err != nil {
-		return rec.Migration, err
+		return &rec.Migration, err
 	}
-	s.mu.Lock()
-	twice, accepted := r.begun, r.accepted
-	r.begun = true
-	s.mu.Unlock()
-	if twice {
-		return rec.Migration, fault.New(fault.Conflict, op, rec.Migration.UUID, "this migration runs already")
-	}
+	err = s.run(ctx, r, accepted)
+	return r.copied(), err
+}
+
+func (s *Source) run(ctx context.Context, r *run, accepted bool) error {
 	defer s.drop(r)
 	defer r.releaseSlot()
 	return r.conduct(ctx, accepted)
+}
+
+// begin hands a migration to its conductor, once.
+func (s *Source) begin(rec *Record) (r *run, accepted bool, err error) {
+	r, _, err = s.register(rec)
+	if err != nil {
+		return nil, false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.begun {
+		return nil, false, fault.New(fault.Conflict, op, rec.Migration.UUID, "this migration runs already")
+	}
+	r.begun = true
+	return r, r.accepted, nil
 }
 
 // Abort asks for the end of a migration, in any phase; an empty migrationID means

@@ -24,11 +24,18 @@ func sourceTable() []step[*run] {
 	return []step[*run]{
 		{name: PhaseAccept, status: instance.MigrationAccepted, do: func(*run, context.Context) error { return nil }},
 		{name: PhaseQueue, status: instance.MigrationQueued, quiet: true, do: abortable((*run).queue), undo: (*run).unqueue},
-		{name: PhaseCheck, status: instance.MigrationPreparing, quiet: true, do: abortable((*run).check), undo: (*run).letStand},
-		{name: PhasePrepare, status: instance.MigrationPreparing, do: abortable((*run).prepare), undo: (*run).rollback},
+		{name: PhaseCheck, status: instance.MigrationPreparing, quiet: true, do: abortable(apart((*run).check)), undo: (*run).letStand},
+		{name: PhasePrepare, status: instance.MigrationPreparing, do: abortable(apart((*run).prepare)), undo: (*run).rollback},
 		{name: PhasePerform, status: instance.MigrationRunning, do: (*run).perform, undo: (*run).stopJob},
 		{name: PhaseSwitch, status: instance.MigrationPost, do: (*run).confirm},
 		{name: PhaseClean, status: instance.MigrationPost, do: (*run).clean, limit: func(c Config) time.Duration { return c.CleanTimeout }},
+	}
+}
+
+// apart is a step that is done aside.
+func apart(do func(*run, context.Context) error) func(*run, context.Context) error {
+	return func(r *run, ctx context.Context) error {
+		return aside(ctx, func(ctx context.Context) error { return do(r, ctx) })
 	}
 }
 
@@ -321,7 +328,7 @@ func (r *run) stopJob(ctx context.Context) error {
 	limited, cancel := within(ctx, r.s.cfg.SettleTimeout, "the end of the job")
 	defer cancel()
 	_, err := green.RetryCall(limited, retry, func(ctx context.Context) (struct{}, error) {
-		running, _, err := r.jobRuns(ctx)
+		running, err := r.jobRuns(ctx, new(virt.Job))
 		if err != nil || !running {
 			return struct{}{}, err
 		}
@@ -343,19 +350,21 @@ func (r *run) abortJob(ctx context.Context) error {
 	return causeOf(ctx, r.s.ports.Hypervisor.AbortJob(ctx, r.instance))
 }
 
-// jobRuns asks whether a job of the guest is under way; a guest that is off or gone
-// has none.
-func (r *run) jobRuns(ctx context.Context) (bool, virt.Job, error) {
+// jobRuns asks whether a job of the guest is under way, and reads it into j; a guest that
+// is off or gone has none.
+func (r *run) jobRuns(ctx context.Context, j *virt.Job) (bool, error) {
 	ctx, cancel := within(ctx, r.s.cfg.HypervisorWait, "the hypervisor's answer")
 	defer cancel()
-	j, err := r.s.ports.Hypervisor.Job(ctx, r.instance)
+	var err error
+	*j, err = r.s.ports.Hypervisor.Job(ctx, r.instance)
+	if err == nil {
+		return j.Type == JobUnbounded || j.Type == JobBounded, nil
+	}
 	err = causeOf(ctx, err)
-	switch kind := fault.KindOf(err); {
-	case err == nil:
-		return j.Type == JobUnbounded || j.Type == JobBounded, j, nil
-	case kind == fault.NotFound, kind == fault.Conflict:
-		return false, virt.Job{}, nil
+	switch fault.KindOf(err) {
+	case fault.NotFound, fault.Conflict:
+		return false, nil
 	default:
-		return false, virt.Job{}, fault.Wrap(err, op, r.instance)
+		return false, fault.Wrap(err, op, r.instance)
 	}
 }

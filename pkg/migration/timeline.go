@@ -15,16 +15,17 @@ const keepMoments = 64
 type timeline struct {
 	every time.Duration
 	kept  []glimpse
+	deeds []deed
 }
 
 // glimpse is a moment as it is kept.
 type glimpse struct {
 	remaining uint64
-	deed      *deed // nil: nothing was done
 	atMS      uint32
 	permitted uint32 // ms
 	iteration uint32
 	throttle  uint8 // percent
+	deed      uint8 // its number in deeds, from 1; 0: nothing was done
 }
 
 // deed is what a policy did, and why.
@@ -44,7 +45,7 @@ func narrow[T int64 | uint64](n T) uint32 {
 }
 
 // add notes one look at the job and what the policy decided.
-func (t *timeline) add(s *Snapshot, d Decision) {
+func (t *timeline) add(s *Snapshot, d *Decision) {
 	g := glimpse{
 		atMS: narrow(s.Elapsed.Milliseconds()), remaining: s.Job.Memory.Remaining + s.Job.Disk.Remaining,
 		permitted: narrow(s.Permitted.Milliseconds()), iteration: narrow(s.Job.Iteration), throttle: uint8(min(max(s.Job.Throttle, 0), 100)), //nolint:gosec // it fits
@@ -55,34 +56,48 @@ func (t *timeline) add(s *Snapshot, d Decision) {
 			return
 		}
 	case ActSetDowntime:
-		g.deed, g.permitted = &deed{action: d.Action}, narrow(d.Downtime.Milliseconds())
+		g.permitted = narrow(d.Downtime.Milliseconds())
 	case ActPostCopy, ActPause, ActAbort:
-		g.deed = &deed{action: d.Action, reason: d.Reason}
 	}
-	if len(t.kept) == cap(t.kept) { // append alone would take too much
-		t.kept = append(make([]glimpse, 0, min(max(8, 2*len(t.kept)), keepMoments+1)), t.kept...)
+	t.makeRoom()
+	if d.Action != ActNone {
+		t.deeds = append(t.deeds, deed{action: d.Action, reason: d.Reason})
+		g.deed = uint8(len(t.deeds)) //nolint:gosec // at most one for each moment
 	}
 	t.kept = append(t.kept, g)
-	if len(t.kept) > keepMoments {
-		t.kept = thin(t.kept)
+}
+
+// makeRoom is append's growing, up to what a full timeline takes; that one is thinned out.
+func (t *timeline) makeRoom() {
+	switch n := len(t.kept); {
+	case n == keepMoments:
+		t.thin()
 		t.every = max(2*t.every, time.Second)
+	case n == cap(t.kept):
+		t.kept = append(make([]glimpse, 0, min(max(8, 2*n), keepMoments)), t.kept...)
 	}
 }
 
 // thin leaves every second moment without a decision out; where decisions alone fill the
-// timeline, the oldest go. It works in place.
-func thin(kept []glimpse) []glimpse {
-	out := kept[:0]
-	last := len(kept) - 1
-	for i, g := range kept {
-		if g.deed != nil || i%2 == 0 || i == last {
+// timeline, the oldest go.
+func (t *timeline) thin() {
+	out, last := t.kept[:0], len(t.kept)-1
+	for i, g := range t.kept {
+		if g.deed != 0 || i%2 == 0 || i == last {
 			out = append(out, g)
 		}
 	}
-	if over := len(out) - keepMoments; over > 0 {
+	if over := len(out) - (keepMoments - 1); over > 0 {
 		out = out[:copy(out, out[over:])]
 	}
-	return out
+	var deeds []deed
+	for i := range out {
+		if n := out[i].deed; n != 0 {
+			deeds = append(deeds, t.deeds[n-1])
+			out[i].deed = uint8(len(deeds)) //nolint:gosec // fewer than before
+		}
+	}
+	t.kept, t.deeds = out, deeds
 }
 
 // moments writes the timeline out.
@@ -93,8 +108,9 @@ func (t *timeline) moments() []instance.Moment {
 			AtMS: int64(g.atMS), RemainingBytes: g.remaining, PermittedMS: int64(g.permitted),
 			Iteration: uint64(g.iteration), ThrottlePercent: int(g.throttle),
 		}
-		if g.deed != nil {
-			m.Action, m.Reason = string(g.deed.action), g.deed.reason
+		if g.deed != 0 {
+			d := t.deeds[g.deed-1]
+			m.Action, m.Reason = string(d.action), d.reason
 		}
 		out = append(out, m)
 	}
@@ -102,7 +118,7 @@ func (t *timeline) moments() []instance.Moment {
 }
 
 // remember adds a moment to the run's timeline.
-func (r *run) remember(s *Snapshot, d Decision) {
+func (r *run) remember(s *Snapshot, d *Decision) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.line.add(s, d)

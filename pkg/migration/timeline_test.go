@@ -18,7 +18,7 @@ func TestTimelineIsBounded(t *testing.T) {
 	var last time.Duration
 	for i := range 2 * 24 * 3600 {
 		last = time.Duration(i) * 500 * time.Millisecond
-		line.add(look(last, 1000), Decision{Action: ActNone})
+		line.add(look(last, 1000), &Decision{Action: ActNone})
 		if len(line.kept) > keepMoments {
 			t.Fatalf("%d moments, at most %d are kept", len(line.kept), keepMoments)
 		}
@@ -28,7 +28,7 @@ func TestTimelineIsBounded(t *testing.T) {
 	if n < keepMoments/3 || moments[0].AtMS != 0 {
 		t.Fatalf("%d moments from %d ms on, want the whole of it", n, moments[0].AtMS)
 	}
-	if cap(line.kept) > keepMoments+1 {
+	if cap(line.kept) > keepMoments {
 		t.Errorf("room for %d moments, at most %d are kept", cap(line.kept), keepMoments)
 	}
 	for i := 1; i < n; i++ {
@@ -51,7 +51,7 @@ func TestTimelineKeepsDecisions(t *testing.T) {
 		case 150:
 			d = Decision{Action: ActAbort, Reason: "stalled"}
 		}
-		line.add(look(time.Duration(i)*time.Second, 5), d)
+		line.add(look(time.Duration(i)*time.Second, 5), &d)
 	}
 	var seen []instance.Moment
 	for _, m := range line.moments() {
@@ -64,7 +64,7 @@ func TestTimelineKeepsDecisions(t *testing.T) {
 	}
 	crowd := timeline{}
 	for i := range 3 * keepMoments {
-		crowd.add(look(time.Duration(i)*time.Second, 5), Decision{Action: ActPause})
+		crowd.add(look(time.Duration(i)*time.Second, 5), &Decision{Action: ActPause})
 	}
 	kept := crowd.moments()
 	if len(kept) != keepMoments || kept[keepMoments-1].AtMS != int64(3*keepMoments-1)*1000 {
@@ -75,10 +75,10 @@ func TestTimelineKeepsDecisions(t *testing.T) {
 // What was given out is not changed by what comes after it.
 func TestTimelineGivesCopies(t *testing.T) {
 	line := timeline{}
-	line.add(look(0, 1), Decision{Action: ActNone})
+	line.add(look(0, 1), &Decision{Action: ActNone})
 	given := line.moments()
 	for i := range 2 * keepMoments {
-		line.add(look(time.Duration(i+1)*time.Second, 2), Decision{Action: ActPause})
+		line.add(look(time.Duration(i+1)*time.Second, 2), &Decision{Action: ActPause})
 	}
 	if len(given) != 1 || given[0].RemainingBytes != 1 {
 		t.Errorf("what was given out is now %+v", given)
