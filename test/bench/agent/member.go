@@ -41,6 +41,7 @@ func (e *env) member(ctx context.Context, m member, environment ...string) (*pro
 	m.Dir = e.folder("state")
 	if e.profile != "" {
 		m.Profile = e.profile + "." + m.Host
+		environment = append(environment, "GODEBUG=memprofilerate=4096")
 	}
 	raw, err := json.Marshal(m)
 	if err != nil {
@@ -137,8 +138,8 @@ type counted struct {
 }
 
 // Job implements migration.Hypervisor.
-func (c counted) Job(ctx context.Context, id string) (virt.Job, error) {
-	j, err := c.Driver.Job(ctx, id)
+func (c counted) Job(ctx context.Context, id string) (j virt.Job, err error) {
+	j, err = c.Driver.Job(ctx, id)
 	if err == nil && j.Type == virt.JobUnbounded {
 		c.beats.beat(id)
 	}
@@ -161,7 +162,7 @@ type beatReport struct {
 	Beats        int
 	P1, P50, P99 float64 // ms
 	Max          float64
-	Live         uint64 // bytes of heap and stacks after a collection
+	Live         uint64 // bytes of heap and stacks after some collections
 	Stacks       uint64 // of it, stacks
 	Goroutines   int
 }
@@ -181,6 +182,9 @@ func (b *beatCounter) answer(m *nats.Msg) {
 	r := beatReport{Goroutines: runtime.NumGoroutine()}
 	command := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
 	if command == "gc" {
+		for range 4 { // each halves a stack that is mostly empty
+			runtime.GC()
+		}
 		debug.FreeOSMemory()
 		var stats runtime.MemStats
 		runtime.ReadMemStats(&stats)
