@@ -217,11 +217,11 @@ const directWakes = 2
 // pause waits until next, or a wake-up. It is false, with the outcome set, if
 // the loop was stopped or its context ended.
 func (r *loopRun[T]) pause(next time.Time, wakes *[directWakes]<-chan struct{}) bool {
-	if r.interrupted() {
-		return false
-	}
 	d := time.Until(next)
 	if d <= 0 {
+		if r.interrupted() {
+			return false
+		}
 		_ = Sleep(r.ctx, 0) // yields; how the context is doing is asked next
 		return !r.interrupted()
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -32,6 +33,7 @@ func benchMonitors(ctx context.Context, e *env) (report, error) {
 	}
 	for _, n := range counts {
 		if err := monitorsOf(ctx, e, &r, n); err != nil {
+			fmt.Fprintln(os.Stderr, "monitors:", err)
 			r.want(false, fmt.Sprintf("%d migrations are watched", n), "%s", firstLine(err))
 		}
 		e.stopAll()
