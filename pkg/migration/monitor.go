@@ -35,8 +35,8 @@ type monitor struct {
 
 	snap        Snapshot // of the last look
 	canPostCopy bool
-	shown       instance.Progress // told last
-	shownAt     time.Time         // when; zero: never
+	shown       uint64    // the sum of the progress told last
+	shownAt     time.Time // when; zero: never
 
 	refused   bool      // post-copy was, once
 	doubted   time.Time // since when the guest runs here although post-copy was begun
@@ -173,13 +173,24 @@ func (m *monitor) observe(ctx context.Context, now time.Time) {
 // but the clock has changed and the last time is long enough ago.
 func (m *monitor) publish(s *Snapshot, now time.Time) {
 	p := progressOf(s)
-	same := m.shown
-	same.ElapsedMS = p.ElapsedMS
-	tell := p != same && now.Sub(m.shownAt) >= m.r.s.progressEvery()
+	sum := sumOf(&p)
+	tell := (sum != m.shown || m.shownAt.IsZero()) && now.Sub(m.shownAt) >= m.r.s.progressEvery()
 	if tell {
-		m.shown, m.shownAt = p, now
+		m.shown, m.shownAt = sum, now
 	}
 	m.r.progress(p, tell)
+}
+
+// sumOf stands for all of a progress but its clock. Two that differ may have the same
+// sum, once in a blue moon; then one of them is told a beat later.
+func sumOf(p *instance.Progress) (sum uint64) {
+	for _, n := range [...]uint64{
+		p.Memory.Total, p.Memory.Processed, p.Memory.Remaining, p.Disk.Processed, p.Disk.Remaining, p.Bandwidth, p.DirtyRate,
+		p.Iteration, uint64(p.PermittedDowntimeMS), uint64(p.ImpliedDowntimeMS), //nolint:gosec // only told apart
+	} {
+		sum = (sum ^ n) * 1099511628211 // FNV's prime
+	}
+	return sum
 }
 
 // progressOf renders a snapshot. The percentage counts disks; 100 is for the end.

@@ -20,7 +20,7 @@ type timeline struct {
 
 // glimpse is a moment as it is kept.
 type glimpse struct {
-	remaining uint64
+	remaining float32 // bytes, to seven digits
 	atMS      uint32
 	permitted uint32 // ms
 	iteration uint32
@@ -47,7 +47,7 @@ func narrow[T int64 | uint64](n T) uint32 {
 // add notes one look at the job and what the policy decided.
 func (t *timeline) add(s *Snapshot, d *Decision) {
 	g := glimpse{
-		atMS: narrow(s.Elapsed.Milliseconds()), remaining: s.Job.Memory.Remaining + s.Job.Disk.Remaining,
+		atMS: narrow(s.Elapsed.Milliseconds()), remaining: float32(s.Job.Memory.Remaining + s.Job.Disk.Remaining),
 		permitted: narrow(s.Permitted.Milliseconds()), iteration: narrow(s.Job.Iteration), throttle: uint8(min(max(s.Job.Throttle, 0), 100)), //nolint:gosec // it fits
 	}
 	switch d.Action {
@@ -105,7 +105,7 @@ func (t *timeline) moments() []instance.Moment {
 	var out []instance.Moment
 	for _, g := range t.kept {
 		m := instance.Moment{
-			AtMS: int64(g.atMS), RemainingBytes: g.remaining, PermittedMS: int64(g.permitted),
+			AtMS: int64(g.atMS), RemainingBytes: uint64(g.remaining), PermittedMS: int64(g.permitted),
 			Iteration: uint64(g.iteration), ThrottlePercent: int(g.throttle),
 		}
 		if g.deed != 0 {
