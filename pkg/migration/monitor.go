@@ -174,7 +174,7 @@ func (m *monitor) observe(ctx context.Context, now time.Time) {
 func (m *monitor) publish(s *Snapshot, now time.Time) {
 	p := progressOf(s)
 	sum := sumOf(&p)
-	tell := (sum != m.shown || m.shownAt.IsZero()) && now.Sub(m.shownAt) >= m.r.s.progressEvery()
+	tell := sum != m.shown && now.Sub(m.shownAt) >= m.r.s.progressEvery()
 	if tell {
 		m.shown, m.shownAt = sum, now
 	}
