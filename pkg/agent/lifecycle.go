@@ -110,7 +110,8 @@ func (a *Agent) takeUp(tasks []Task) {
 		if e.now != nil {
 			a.atOnce(t, op)
 		} else {
-			a.lanes.add(t.Instance, t, op)
+			a.lanes.add(t.Instance, entry{task: t, op: op})
+			a.lanes.kick(t.Instance)
 		}
 	}
 }

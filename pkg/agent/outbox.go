@@ -156,14 +156,11 @@ func (a *Agent) publishBatch(ctx context.Context) (int, error) {
 	if stored == 0 {
 		return 0, failed
 	}
-	sent := make([]uint64, 0, stored)
-	for _, e := range waiting[:stored] {
-		sent = append(sent, e.Sequence)
-	}
-	if err := a.store.Update(ctx, func(tx *state.Tx) error { return state.DropEvents(tx, sent) }); err != nil {
+	last := waiting[stored-1].Sequence
+	if err := a.store.Update(ctx, func(tx *state.Tx) error { return state.DropEvents(tx, last) }); err != nil {
 		return 0, err
 	}
-	a.ledger.out.told(sent[stored-1])
+	a.ledger.out.told(last)
 	return stored, failed
 }
 

@@ -30,7 +30,7 @@ func (a *Agent) carryTurn(ctx context.Context, t *turn, held bool) bool {
 	ctx = logkit.With(ctx, logkit.RequestID.Of(t.task.ID), logkit.Instance.Of(t.task.Instance), logkit.Task.Of(t.task.Method))
 	log := logkit.From(ctx)
 	started := time.Now()
-	j := &job{task: t.task, held: held, resumed: t.task.State == api.TaskRunning}
+	j := &job{task: t.task, args: t.args, held: held, resumed: t.task.State == api.TaskRunning && !t.begun}
 	var out outcome
 	err := guarded(ctx, t.task.Method, func() (err error) {
 		if err = a.begin(ctx, j, t); err == nil {
@@ -78,19 +78,19 @@ func guarded(ctx context.Context, method string, fn func() error) (err error) {
 }
 
 // begin journals that the task runs and that the instance is held by it. One that
-// an earlier run has begun is in the journal already.
+// an earlier run has begun, or that began when it was accepted, is in the journal already.
 func (a *Agent) begin(ctx context.Context, j *job, t *turn) error {
-	if t.overtaken && !j.resumed {
+	if t.overtaken && !j.resumed && !t.begun {
 		return takenOver(j.task)
 	}
 	e, err := a.route(j.task.Method, j.task.Style)
-	if err == nil {
+	if err == nil && j.args == nil {
 		j.args, err = decode(j.task.Method, j.task.Args)
 	}
 	if err != nil {
 		return err
 	}
-	if j.resumed {
+	if j.resumed || t.begun {
 		err = a.goOn(j, e)
 	} else {
 		err = a.beginAnew(ctx, j, e)
@@ -102,7 +102,7 @@ func (a *Agent) begin(ctx context.Context, j *job, t *turn) error {
 	return err
 }
 
-// goOn takes up a task that an earlier run has begun.
+// goOn takes up a task whose begin is in the journal.
 func (a *Agent) goOn(j *job, e endpoint) error {
 	var known bool
 	if j.inst, known = a.ledger.instance(j.task.Instance); !known && !e.newcomer && !e.leaver {
@@ -230,6 +230,7 @@ func (a *Agent) end(ctx context.Context, j *job, out outcome, failed error) (Tas
 		if j.held { // whoever hears of the end may ask for the next thing at once
 			c.then = append(c.then, func() { a.lanes.over(t.Instance) })
 		}
+		c.leave(t.Instance)
 		return c.putTask(t)
 	}
 	err := a.insist(ctx, func(c *change) error {

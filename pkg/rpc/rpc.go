@@ -58,6 +58,7 @@ type Delivery struct {
 	Sequence  uint64       // in the stream: the order of casts
 	Delivered int          // 1 on the first delivery
 	Sent      time.Time    // when the stream stored it
+	Pending   int          // casts that waited in the stream behind it when it was delivered
 	Malformed *fault.Error // set when headers or subject can't be read; Message holds what could
 	Ack       func() error // safe to call once; an error only delays: the cast comes again
 }
