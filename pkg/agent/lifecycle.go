@@ -178,7 +178,7 @@ func (a *Agent) thread(fn func(context.Context) error) {
 
 // threads starts what runs as long as the agent does.
 func (a *Agent) threads() {
-	a.thread(a.publishEvents)
+	a.thread(a.tellEvents)
 	a.thread(a.publishViews)
 	a.thread(a.beat)
 	a.thread(a.net.Run)

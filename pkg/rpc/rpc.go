@@ -140,6 +140,11 @@ type Entry struct {
 type Views interface {
 	Put(ctx context.Context, b Bucket, key []string, value []byte) error
 	Delete(ctx context.Context, b Bucket, key []string) error
+	// PutAll writes entries (Bucket, Key and Value; Deleted: removes them) with many on
+	// their way at once, and tells how many from the front are stored; fewer than all
+	// come with an error. What is behind them may be stored or not. A key must not be
+	// in it twice.
+	PutAll(ctx context.Context, entries []Entry) (stored int, err error)
 	// Get gives one entry, not_found without it.
 	Get(ctx context.Context, b Bucket, key []string) (Entry, error)
 	// List gives the entries whose key matches; "*" stands for one token.

@@ -88,17 +88,17 @@ func told(tx *Tx) uint64 {
 	return n
 }
 
-// PendingEvents gives up to max of the oldest events. A record that can't be read
-// is skipped and reported in bad.
-func PendingEvents(tx *Tx, max int) (events []OutEvent, bad []error) {
-	last := told(tx)
+// PendingEvents gives up to limit of the oldest events behind the place after. A record
+// that can't be read is skipped and reported in bad.
+func PendingEvents(tx *Tx, after uint64, limit int) (events []OutEvent, bad []error) {
+	last := max(told(tx), after)
 	for _, r := range outbox.All(tx) {
 		if r.Err != nil {
 			bad = append(bad, r.Err)
 			continue
 		}
 		for _, e := range r.Value {
-			if len(events) >= max {
+			if len(events) >= limit {
 				return events, bad
 			}
 			if e.Sequence > last {

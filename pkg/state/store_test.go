@@ -229,7 +229,7 @@ func TestOutboxKeepsOrder(t *testing.T) {
 		}
 	}
 	var first []state.OutEvent
-	_ = s.View(func(tx *state.Tx) error { first, _ = state.PendingEvents(tx, 290); return nil })
+	_ = s.View(func(tx *state.Tx) error { first, _ = state.PendingEvents(tx, 0, 290); return nil })
 	for i, e := range first {
 		if e.ID != fmt.Sprint(i) {
 			t.Fatalf("event %d is %q", i, e.ID)
@@ -239,7 +239,7 @@ func TestOutboxKeepsOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = s.View(func(tx *state.Tx) error {
-		rest, _ := state.PendingEvents(tx, 100)
+		rest, _ := state.PendingEvents(tx, 0, 100)
 		if len(rest) != 10 || rest[0].ID != "290" || state.CountEvents(tx) != 10 {
 			t.Errorf("%d events are left, the first is %v, want 10 from 290", len(rest), rest)
 		}
@@ -277,7 +277,7 @@ func TestOutboxKeepsEventsTogether(t *testing.T) {
 	}
 	s = open(t, dir)
 	_ = s.View(func(tx *state.Tx) error {
-		got, bad := state.PendingEvents(tx, 1000)
+		got, bad := state.PendingEvents(tx, 0, 1000)
 		if diff := cmp.Diff(want[300:], got); diff != "" || len(bad) > 0 || state.CountEvents(tx) != 400 {
 			t.Errorf("bad %v, %d wait, want 400 (-want +got):\n%s", bad, state.CountEvents(tx), diff)
 		}
