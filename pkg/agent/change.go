@@ -16,7 +16,7 @@ type change struct {
 	tx        *state.Tx
 	host      string
 	now       time.Time
-	puts      []instance.Instance
+	puts      []*instance.Instance
 	drops     []string
 	recs      []migration.Record
 	forgotten []string // keys of records that are removed
@@ -40,7 +40,7 @@ func (c *change) instances() inTx {
 // putInstance writes an instance's record, with its time of change.
 func (c *change) putInstance(i instance.Instance) error {
 	i.UpdatedAt = c.now
-	c.puts = append(c.puts, i)
+	c.puts = append(c.puts, &i)
 	c.instances()[i.UUID] = &i
 	return instanceTable.Put(c.tx, i.UUID, i)
 }

@@ -164,7 +164,7 @@ func (l *ledger) update(fn func(*change) error) func(*state.Tx) error {
 func (l *ledger) apply(c *change) {
 	l.mu.Lock()
 	for _, i := range c.puts {
-		l.instances[i.UUID] = i
+		l.instances[i.UUID] = *i
 	}
 	for _, id := range c.drops {
 		delete(l.instances, id)

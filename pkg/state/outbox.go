@@ -137,7 +137,11 @@ func CountEvents(tx *Tx) int { return int(LastEvent(tx) - min(told(tx), LastEven
 
 // AppendJSON writes the events; each body is JSON already and is not looked at again.
 func (events outEvents) AppendJSON(b []byte) ([]byte, error) {
-	b = append(b, '[')
+	size := 2
+	for _, e := range events {
+		size += len(e.Body) + len(e.ID) + len(e.MsgID) + len(e.Instance) + 128
+	}
+	b = append(slices.Grow(b, size), '[')
 	for i, e := range events {
 		if i > 0 {
 			b = append(b, ',')

@@ -81,19 +81,24 @@ type appender interface {
 // encode writes the envelope around the record by hand: it costs a second pass
 // over each record otherwise.
 func (t Table[T]) encode(v T) (raw []byte, err error) {
-	head := t.head()
 	if a, ok := any(v).(appender); ok {
-		raw, err = a.AppendJSON([]byte(head))
+		raw, err = a.AppendJSON([]byte(t.head()))
+		raw = append(raw, '}')
 	} else {
-		var d []byte
-		d, err = json.Marshal(v)
-		raw = append(append(make([]byte, 0, len(head)+len(d)+1), head...), d...)
+		b := bytes.NewBuffer(make([]byte, 0, usualRecord))
+		b.WriteString(t.head())
+		err = json.NewEncoder(b).Encode(v)
+		raw = b.Bytes()
+		raw[len(raw)-1] = '}' // in the place of a line's end
 	}
 	if err != nil {
 		return nil, fault.WrapAs(fault.Internal, err, "journal", t.Name)
 	}
-	return append(raw, '}'), nil
+	return raw, nil
 }
+
+// usualRecord is as long as most records are.
+const usualRecord = 768
 
 // head is how every record of this version begins.
 func (t Table[T]) head() string { return `{"v":` + strconv.Itoa(t.Version) + `,"d":` }
