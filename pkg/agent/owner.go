@@ -48,6 +48,9 @@ func (o owner) CanClaim(_ context.Context, args api.PeerMigrateArgs) []string {
 	if r, claimed := o.a.claimOf(id); claimed && r.Migration.UUID != args.Migration {
 		reasons = append(reasons, fmt.Sprintf("another migration of it comes here: %s", r.Migration.UUID))
 	}
+	if r, leaving := o.a.leavingOf(id); leaving { // its clean-up would take what is made for the guest
+		reasons = append(reasons, fmt.Sprintf("migration %s, which took it away from here, has not ended yet (%s)", r.Migration.UUID, r.Migration.Status))
+	}
 	return append(reasons, inventory.Reasons(o.a.cfg.Inventory, o.a.resources(id), args.Instance.Spec)...)
 }
 
@@ -117,6 +120,17 @@ func (o owner) Disown(ctx context.Context, r migration.Record) error {
 func (a *Agent) claimOf(id string) (migration.Record, bool) {
 	for _, r := range a.ledger.migrationsOf(id) {
 		if claims(r) {
+			return r, true
+		}
+	}
+	return migration.Record{}, false
+}
+
+// leavingOf gives the migration that takes a guest away from here, until its clean-up has
+// ended: as long as that may still remove something, the guest can't come back.
+func (a *Agent) leavingOf(id string) (migration.Record, bool) {
+	for _, r := range a.ledger.migrationsOf(id) {
+		if r.Role == migration.RoleSource && waits(r) {
 			return r, true
 		}
 	}

@@ -69,9 +69,20 @@ func (r *run) noteDowntime(res api.OwnedResult) {
 }
 
 // clean removes what stayed behind, now that the destination owns the guest. A copy
-// that stands still here is destroyed; one that runs is not touched.
+// that stands still here is destroyed. A guest that came back is no leftover: an agent
+// that died while it cleaned up may find it here when it is started again, and nothing
+// of it is touched.
 func (r *run) clean(ctx context.Context) error {
 	hv, rec := r.s.ports.Hypervisor, r.record()
+	back := false
+	look := func(ctx context.Context) (err error) { back, err = r.cameBack(ctx); return err }
+	if err := r.stubbornly(ctx, look); err != nil {
+		return fault.Wrap(err, op, r.instance)
+	}
+	if back {
+		logkit.From(ctx).Info("the guest has come back meanwhile: nothing of it is removed")
+		return fault.Wrap(r.stubbornly(ctx, func(ctx context.Context) error { return r.s.ports.Owner.Disown(ctx, rec) }), op, r.instance)
+	}
 	for _, do := range []func(context.Context) error{
 		r.dropCopy,
 		func(ctx context.Context) error { return r.s.ports.Plugger.Unplug(ctx, r.instance, rec.ports()) },
@@ -84,6 +95,17 @@ func (r *run) clean(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// cameBack reports whether the domain here is of a later life of the guest than the one
+// that this migration took away: a later migration brought it back. Its generation says
+// so from its birth, for it came in its definition.
+func (r *run) cameBack(ctx context.Context) (bool, error) {
+	d, err := r.look(ctx)
+	if fault.KindOf(err) == fault.NotFound {
+		return false, nil
+	}
+	return err == nil && d.Generation >= r.record().Migration.Generation, err
 }
 
 // dropCopy destroys a paused leftover of a guest that is owned elsewhere.
