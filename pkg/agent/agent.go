@@ -33,6 +33,7 @@ type Config struct {
 	TaskRetention     time.Duration // how long ended tasks and migrations are remembered; 24 h
 	JournalTimeout    time.Duration // one write that must not be lost, before it is said and tried again; 30 s
 	LookTimeout       time.Duration // the look at an instance when its task ends; 10 s
+	ArrivalWait       time.Duration // how long a migration or pause waits for the end of the guest's own arrival; 60 s
 	PublishTimeout    time.Duration // one event or view entry; 5 s
 	CleanupTimeout    time.Duration // removing what a failed build left; 120 s
 	ViewInterval      time.Duration // between two rounds of view writing; 200 ms
@@ -68,6 +69,7 @@ func (c Config) withDefaults() Config {
 	d(&c.TaskRetention, 24*time.Hour)
 	d(&c.JournalTimeout, 30*time.Second)
 	d(&c.LookTimeout, 10*time.Second)
+	d(&c.ArrivalWait, 60*time.Second)
 	d(&c.PublishTimeout, 5*time.Second)
 	d(&c.CleanupTimeout, 120*time.Second)
 	d(&c.ViewInterval, 200*time.Millisecond)

@@ -10,8 +10,10 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/migration"
+	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 	"github.com/compute-agent/compute-agent/pkg/state"
+	"github.com/compute-agent/compute-agent/pkg/virt"
 	"github.com/compute-agent/compute-agent/pkg/virt/fake"
 )
 
@@ -131,5 +133,86 @@ func TestOldCleanUpLeavesTheGuestThatCameBack(t *testing.T) {
 		r.pass(time.Minute)
 		same(t, "status", r.status(id), instance.MigrationCompleted)
 		r.lives(inst, "a", 3)
+	}, "a", "b")
+}
+
+// busy is a guest that writes faster than the link carries: only a pause ends its migration.
+func (r *rig) busy(host string) string {
+	r.t.Helper()
+	s := guest()
+	s.MemoryMiB, s.Metadata = 1024, map[string]string{"fake.working_set_mib": "200", "fake.dirty_mib": "900"}
+	r.done(r.cast(host, api.BuildAndRunInstance, api.BuildArgs{Spec: s}))
+	return s.UUID
+}
+
+// A guest that its migration paused is owned a moment before it goes on. A migration that
+// is asked for in that moment waits: it must not take the guest for one that its user
+// paused, which no policy would ever pause again.
+func TestNextMigrationWaitsForTheArrival(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		inst := r.busy("a")
+		r.nodes["b"].machine.Faults().Add(fake.Fault{Method: "Unpause", Delay: 10 * time.Second, Times: 1})
+		first := r.cast("a", api.LiveMigration, api.MigrateArgs{Instance: inst, Dest: "b", Policy: "pause_now"})
+		for range 1000 {
+			if i, known := r.view("b", inst); known && i.Generation == 2 {
+				break
+			}
+			r.pass(100 * time.Millisecond)
+		}
+		back := r.cast("b", api.LiveMigration, api.MigrateArgs{Instance: inst, Dest: "a", Policy: "pause_now"})
+		r.done(first)
+		r.done(back)
+		r.pass(time.Second)
+		r.lives(inst, "a", 3)
+	}, "a", "b")
+}
+
+// When the hypervisor does not let the guest go on at all, the next migration says so in
+// the end, and another one works when it does.
+func TestNextMigrationIsRefusedWhileTheGuestIsStuck(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		inst := r.busy("a")
+		r.nodes["b"].machine.Faults().Add(fake.Fault{Method: "Unpause", Err: errors.New("not now")})
+		first := r.cast("a", api.LiveMigration, api.MigrateArgs{Instance: inst, Dest: "b", Policy: "pause_now"})
+		r.done(first)
+		e := r.faultOf(r.cast("b", api.LiveMigration, api.MigrateArgs{Instance: inst, Dest: "a"}), api.TaskFailed, fault.Conflict)
+		if !strings.Contains(e.Error(), "its arrival by migration") {
+			t.Errorf("the error is %q", e.Error())
+		}
+		r.nodes["b"].machine.Faults().Clear()
+		r.pass(time.Minute)
+		r.lives(inst, "b", 2)
+		r.done(r.cast("b", api.LiveMigration, api.MigrateArgs{Instance: inst, Dest: "a", Policy: "pause_now"}))
+		r.pass(time.Second)
+		r.lives(inst, "a", 3)
+	}, "a", "b")
+}
+
+// A bus that takes no view entries must not keep a guest that has arrived from going on.
+func TestGuestGoesOnWhileTheBusIsDeaf(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		inst := r.busy("a")
+		r.bus.SetFaults(func(p rpc.Passage) rpc.Fate {
+			return rpc.Fate{Drop: p.Leg == rpc.LegStore && strings.HasPrefix(p.Subject, "$KV.")}
+		})
+		id := r.cast("a", api.LiveMigration, api.MigrateArgs{Instance: inst, Dest: "b", Policy: "pause_now"})
+		var owned time.Time
+		for range 10_000 {
+			d, err := r.nodes["b"].driver.Lookup(r.ctx, inst)
+			if err == nil && d.State == virt.Running {
+				break
+			}
+			if err == nil && d.State == virt.Paused && d.Reason == virt.ReasonUser && owned.IsZero() {
+				owned = time.Now()
+			}
+			r.pass(10 * time.Millisecond)
+		}
+		if stood := time.Since(owned); !owned.IsZero() && stood > time.Second {
+			t.Errorf("the guest stood still for %v after its arrival", stood)
+		}
+		r.bus.SetFaults(nil)
+		r.done(id)
+		r.pass(30 * time.Second)
+		r.lives(inst, "b", 2)
 	}, "a", "b")
 }

@@ -118,6 +118,11 @@ func (a *Agent) beginAnew(ctx context.Context, j *job, e endpoint) (err error) {
 			return err
 		}
 	}
+	if op := e.opOf(j.args); op == OpMigrate || op == OpFreeze {
+		if err := a.awaitArrival(ctx, j.task.Method, j.task.Instance); err != nil {
+			return err
+		}
+	}
 	j.task.State = api.TaskRunning
 	return a.persist(ctx, func(c *change) error { return a.hold(c, j, e) })
 }
