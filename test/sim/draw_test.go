@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -335,6 +336,9 @@ func storm(d dice) func(rpc.Passage) rpc.Fate {
 		f := rpc.Fate{Drop: row.chance(drop), Duplicate: row.chance(twice)}
 		if row.chance(late) {
 			f.Delay = row.within(2 * time.Second)
+		}
+		if p.Leg == rpc.LegStore && strings.HasPrefix(p.Subject, "$KV.") && f.Delay > 0 {
+			f.Duplicate = false // a connection keeps its order: no copy comes behind the write that follows the confirmation
 		}
 		return f
 	}
