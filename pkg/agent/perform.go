@@ -90,6 +90,9 @@ func (a *Agent) begin(ctx context.Context, j *job, t *turn) error {
 	if err != nil {
 		return err
 	}
+	if err := a.lanes.unpinned(ctx, j.task.Instance); err != nil && j.held {
+		return err
+	}
 	if j.resumed {
 		err = a.goOn(j, e)
 	} else {

@@ -113,10 +113,10 @@ func TestPausedGuestGoesOnWhenTheDestinationAnswersLate(t *testing.T) {
 // clean-up is taken up again. What it finds is of a later generation than its own: no
 // leftover, however it stands, and its ports and disks are in use.
 func TestGuestThatCameBackIsNoLeftover(t *testing.T) {
-	for name, change := range map[string]func(*fake.Driver, *world, instance.Instance) (error, instance.VMState){
-		"it runs": func(*fake.Driver, *world, instance.Instance) (error, instance.VMState) { return nil, instance.VMActive },
-		"it is paused": func(d *fake.Driver, w *world, i instance.Instance) (error, instance.VMState) {
-			return d.Pause(w.ctx, i.UUID), instance.VMPaused
+	for name, change := range map[string]func(*fake.Driver, *world, instance.Instance) (instance.VMState, error){
+		"it runs": func(*fake.Driver, *world, instance.Instance) (instance.VMState, error) { return instance.VMActive, nil },
+		"it is paused": func(d *fake.Driver, w *world, i instance.Instance) (instance.VMState, error) {
+			return instance.VMPaused, d.Pause(w.ctx, i.UUID)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -133,7 +133,7 @@ func TestGuestThatCameBackIsNoLeftover(t *testing.T) {
 					t.Fatalf("the way back ended as %s: %v", m.Status, err)
 				}
 				a := w.sites["a"]
-				err, state := change(a.living().driver, w, inst)
+				state, err := change(a.living().driver, w, inst)
 				if err != nil {
 					t.Fatal(err)
 				}
