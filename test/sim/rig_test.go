@@ -60,6 +60,7 @@ type site struct {
 	token   chan struct{}
 	killAt  int           // transactions until the agent dies; guarded by rig.mu; 0: never
 	written int           // transactions so far; guarded by rig.mu
+	sick    bool          // its disk takes nothing; guarded by rig.mu
 	died    chan struct{} // it did
 }
 
@@ -100,6 +101,7 @@ func newRig(t testing.TB, ctx context.Context, s setup) *rig {
 		h.Node.Agent = s.node(name)
 		si := &site{Host: h, rig: r, token: make(chan struct{}, 1), died: make(chan struct{}, 1)}
 		h.Committed = func(int) { si.committed() }
+		h.Trouble = si.trouble
 		r.sites[name] = si
 		if err := h.Start(r.ctx); err != nil {
 			t.Fatal(err)
@@ -150,6 +152,25 @@ func (s *site) committed() {
 		}
 	}
 	s.rig.mu.Unlock()
+}
+
+// errDisk is what a sick disk says.
+var errDisk = errors.New("drawn: no space left on device")
+
+func (s *site) trouble() error {
+	s.rig.mu.Lock()
+	defer s.rig.mu.Unlock()
+	if s.sick {
+		return errDisk
+	}
+	return nil
+}
+
+// disk makes the site's disk refuse all writes, or take them again.
+func (s *site) disk(sick bool) {
+	s.rig.mu.Lock()
+	defer s.rig.mu.Unlock()
+	s.sick = sick
 }
 
 // dieAfter has the agent killed at its n-th transaction from now.
@@ -239,6 +260,7 @@ func (r *rig) whole() {
 	r.bus.Heal("controller")
 	for _, s := range r.sites {
 		s.dieAfter(0)
+		s.disk(false)
 	}
 	for _, name := range r.names {
 		s := r.sites[name]
@@ -246,7 +268,25 @@ func (r *rig) whole() {
 		s.Machine.Faults().Clear()
 		s.Machine.Reconnect()
 		s.up()
+		r.enable(name, true)
 	}
+}
+
+// enable switches a host for guests that come; a host that does not answer is asked
+// again, but by whole alone.
+func (r *rig) enable(host string, on bool) {
+	raw, err := rpc.JSON(api.HostEnabledArgs{Enabled: on, Reason: "drained"})
+	if err != nil {
+		r.t.Error(err)
+	}
+	m := rpc.Message{Method: api.SetHostEnabled, RequestID: instance.NewUUID(), Version: api.Version, Args: raw}
+	for range 100 {
+		if _, err = r.ctl.Call(r.ctx, host, m); err == nil || !on || r.ctx.Err() != nil {
+			return
+		}
+		pass(time.Second)
+	}
+	r.t.Errorf("%s can't be enabled: %v", host, err)
 }
 
 // settle waits until every request has its outcome and no migration is under way.

@@ -55,11 +55,14 @@ func (m *migration) failLocked(now time.Time, err error) {
 }
 
 // unknownLocked ends a migration of which nobody knows whether it worked: the
-// source stands still, as libvirt leaves it.
+// source stands still, or makes a twin; see [Host.Twins].
 func (m *migration) unknownLocked(err error) {
-	m.dom.live = false
+	m.dom.live = m.host.twins
 	m.endLocked(err)
 	m.target.abortLocked() // takes nothing from a destination that has resumed
+	if m.host.twins && !m.paused {
+		m.host.resumeLocked(m.dom, time.Now(), virt.ReasonUnpaused)
+	}
 }
 
 // breakLocked is a stream that breaks in post-copy: the memory is in two places.
