@@ -146,20 +146,22 @@ func refusal(subject string, reasons []string) error {
 	return fault.New(fault.PreconditionFailed, op, subject, message).WithDetail("reasons", reasons)
 }
 
-// patiently comes back to a destination that is busy, when it said, for
-// Config.BusyTimeout at most; the last answer is the error then.
+// patiently comes back to a destination that is busy: after RetryFirst, then after twice
+// as long each time, but no later than it said, for a slot may be free sooner than it can
+// know. It does so for Config.BusyTimeout at most; the last answer is the error then. An
+// abort ends the wait at once.
 func patiently[T any](ctx context.Context, c Config, ask func(context.Context) (T, error)) (T, error) {
 	since := time.Now()
-	for {
+	for patience := c.RetryFirst; ; patience *= 2 {
 		v, err := ask(ctx)
 		if fault.KindOf(err) != fault.Busy {
 			return v, err
 		}
-		pause := retryAfter(err, c.RetryLimit)
-		if time.Since(since)+pause > c.BusyTimeout {
+		patience = min(patience, retryAfter(err, c.RetryLimit))
+		if time.Since(since)+patience > c.BusyTimeout {
 			return v, err
 		}
-		if err := green.Sleep(ctx, pause); err != nil {
+		if err := green.Sleep(ctx, patience); err != nil {
 			return v, causeOf(ctx, err)
 		}
 	}
