@@ -26,6 +26,7 @@ type Config struct {
 
 	ReportInterval    time.Duration // between two heartbeats; 10 s (nova's report_interval)
 	ReconcileInterval time.Duration // between two inventories; 10 min (nova's sync_power_state_interval)
+	ReviewInterval    time.Duration // between two looks at migrations of unknown outcome; 60 s
 	StartWait         time.Duration // how long tasks wait for the first inventory after a start; 10 s
 	StopTimeout       time.Duration // how long Stop waits for tasks to notice; 5 s
 	AckWait           time.Duration // the stream's redelivery time; 5 s
@@ -62,6 +63,7 @@ func (c Config) withDefaults() Config {
 	}
 	d(&c.ReportInterval, 10*time.Second)
 	d(&c.ReconcileInterval, 10*time.Minute)
+	d(&c.ReviewInterval, time.Minute)
 	d(&c.StartWait, 10*time.Second)
 	d(&c.StopTimeout, 5*time.Second)
 	d(&c.AckWait, 5*time.Second)

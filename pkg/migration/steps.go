@@ -242,7 +242,8 @@ func inboundOf(res api.PreparedResult) virt.Inbound {
 
 // rollback lets the destination undo what it made. It asks until it is answered, for
 // RollbackTimeout at most; then the destination finds out by itself when its claim
-// runs out. A destination where the guest runs refuses: then nothing is clear.
+// runs out. A destination where the guest runs refuses: then nothing is clear, and
+// neither is it when one is silent that may have been told to let the guest run.
 func (r *run) rollback(ctx context.Context) error {
 	c, dest := r.s.cfg, r.record().Migration.Dest
 	limited, cancel := within(ctx, c.RollbackTimeout, "rollback on "+dest)
@@ -256,6 +257,8 @@ func (r *run) rollback(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case refused(err) && r.record().Resolved == VerdictNone:
+		return errors.Join(errUnknown, fault.Wrap(err, op, dest))
+	case r.record().Resolved == VerdictNone && r.handedOver(ctx): // it may run there, and then it runs twice
 		return errors.Join(errUnknown, fault.Wrap(err, op, dest))
 	}
 	logkit.From(ctx).Warn("the destination could not be told to undo; it will find out when its claim runs out", logkit.Err(err))

@@ -268,25 +268,19 @@ func (r *rig) whole() {
 		s.Machine.Faults().Clear()
 		s.Machine.Reconnect()
 		s.up()
-		r.enable(name, true)
+		if err := r.enable(name, true); err != nil {
+			r.t.Errorf("%s can't be enabled: %v", name, err)
+		}
 	}
 }
 
-// enable switches a host for guests that come; a host that does not answer is asked
-// again, but by whole alone.
-func (r *rig) enable(host string, on bool) {
+// enable switches a host for guests that come.
+func (r *rig) enable(host string, on bool) error {
 	raw, err := rpc.JSON(api.HostEnabledArgs{Enabled: on, Reason: "drained"})
-	if err != nil {
-		r.t.Error(err)
+	if err == nil {
+		_, err = r.ctl.Call(r.ctx, host, rpc.Message{Method: api.SetHostEnabled, RequestID: instance.NewUUID(), Version: api.Version, Args: raw})
 	}
-	m := rpc.Message{Method: api.SetHostEnabled, RequestID: instance.NewUUID(), Version: api.Version, Args: raw}
-	for range 100 {
-		if _, err = r.ctl.Call(r.ctx, host, m); err == nil || !on || r.ctx.Err() != nil {
-			return
-		}
-		pass(time.Second)
-	}
-	r.t.Errorf("%s can't be enabled: %v", host, err)
+	return err
 }
 
 // settle waits until every request has its outcome and no migration is under way.
@@ -327,11 +321,12 @@ func (r *rig) unheard() []*request {
 	return open
 }
 
-// still reports whether no migration is under way.
+// still reports whether no migration is under way. One of unknown outcome is, as long as
+// looking again may make it known.
 func (r *rig) still() bool {
 	for _, name := range r.names {
 		for _, m := range r.migrations(name) {
-			if !m.Status.Ended() {
+			if !m.Status.Ended() || m.Status == instance.MigrationError && !r.broken[m.Instance] {
 				return false
 			}
 		}

@@ -50,7 +50,7 @@ func (m *migration) failLocked(now time.Time, err error) {
 	m.endLocked(err)
 	m.target.abortLocked()
 	if stopped && !m.paused {
-		m.host.resumeLocked(d, now, virt.ReasonUnpaused)
+		m.host.cancelLocked(d, now)
 	}
 }
 
@@ -61,8 +61,14 @@ func (m *migration) unknownLocked(err error) {
 	m.endLocked(err)
 	m.target.abortLocked() // takes nothing from a destination that has resumed
 	if m.host.twins && !m.paused {
-		m.host.resumeLocked(m.dom, time.Now(), virt.ReasonUnpaused)
+		m.host.cancelLocked(m.dom, time.Now())
 	}
+}
+
+// cancelLocked lets a guest go on that stood at its switch-over; libvirt's reasons.
+func (h *Host) cancelLocked(d *domain, now time.Time) {
+	h.resumeLocked(d, now, virt.ReasonMigrated)
+	d.reason = virt.ReasonCanceled
 }
 
 // breakLocked is a stream that breaks in post-copy: the memory is in two places.
