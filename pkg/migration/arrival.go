@@ -262,7 +262,10 @@ func (a *arrival) look(ctx context.Context) (virt.Domain, error) {
 
 // since looks at what became of a guest that is owned here and is not the domain any more
 // that this migration brought: it was started anew. A later migration's is not told of.
-func (a *arrival) since(ctx context.Context) virt.Domain {
+func (a *arrival) since(ctx context.Context, brought virt.Domain) virt.Domain {
+	if !a.record().Committed || brought.State != "" {
+		return brought
+	}
 	ctx, cancel := within(ctx, a.d.cfg.HypervisorWait, "the hypervisor's answer")
 	defer cancel()
 	dom, err := a.d.ports.Hypervisor.Lookup(ctx, a.instance)
