@@ -155,7 +155,8 @@ func (a *Agent) take(c *change, p *plan) error {
 	}
 	free := c.take(p.task.Instance)
 	e := a.endpoints[p.task.Method]
-	if !free || !p.waits() || !e.plain() || a.lanes.shutGate() != nil {
+	_, arrives := a.arrivalOf(p.task.Instance)
+	if !free || arrives || !p.waits() || !e.plain() || a.lanes.shutGate() != nil {
 		return c.putTask(p.task)
 	}
 	inst, known := c.instance(p.task.Instance)

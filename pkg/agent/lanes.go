@@ -36,6 +36,7 @@ type lanes struct {
 	mu    sync.Mutex
 	gate  chan struct{} // closed when what waits for it may begin; nil: the gate is open
 	by    map[string]*lane
+	pins  map[string]chan struct{} // instances that are being rewired; closed when it is done
 	total int
 	freed chan struct{} // closed when total falls; nil while nobody waits for that
 }
@@ -64,7 +65,41 @@ type turn struct {
 	cancel    context.CancelCauseFunc
 }
 
-func newLanes() *lanes { return &lanes{by: map[string]*lane{}} }
+func newLanes() *lanes { return &lanes{by: map[string]*lane{}, pins: map[string]chan struct{}{}} }
+
+// pin keeps the tasks of an instance from beginning until it is released; false when
+// one runs, or another pin is set.
+func (l *lanes) pin(key string) (release func(), ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.by[key]; l.pins[key] != nil || n != nil && n.holder() != nil {
+		return nil, false
+	}
+	done := make(chan struct{})
+	l.pins[key] = done
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.pins, key)
+		close(done)
+	}, true
+}
+
+// unpinned waits until an instance is not pinned.
+func (l *lanes) unpinned(ctx context.Context, key string) error {
+	l.mu.Lock()
+	done := l.pins[key]
+	l.mu.Unlock()
+	if done == nil {
+		return nil
+	}
+	select {
+	case <-done: // it is not pinned again while its task has the lane
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
 
 // shut makes the tasks that are added from now on wait until the gate that it gives
 // is released.

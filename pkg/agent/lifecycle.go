@@ -184,6 +184,7 @@ func (a *Agent) threads() {
 	a.thread(a.net.Run)
 	a.thread(func(ctx context.Context) error { return a.looks.Run(ctx, a.cfg.RepairWorkers, a.look) })
 	a.thread(a.housekeep)
+	a.thread(a.reviews)
 	a.thread(a.forget)
 	a.serveLanes(a.lanes, true)
 	a.serveLanes(a.asides, false)

@@ -134,17 +134,17 @@ func signal(ch chan struct{}) {
 // tellEvents publishes events and drops them from the journal, side by side; at the
 // agent's stop nothing that was told stays there.
 func (a *Agent) tellEvents(ctx context.Context) error {
-	dropper := green.Spawn(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, a.dropEvents(ctx) })
-	err := a.publishEvents(ctx)
+	dropper := green.Spawn(ctx, func(ctx context.Context) (struct{}, error) { a.dropEvents(ctx); return struct{}{}, nil })
+	a.publishEvents(ctx)
 	<-dropper.Done()
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.StopTimeout)
 	defer cancel()
-	return errors.Join(err, a.dropTold(bounded))
+	return a.dropTold(bounded)
 }
 
 // publishEvents empties the outbox in order: publish, then have it dropped. While the
 // bus is away events stay in the journal.
-func (a *Agent) publishEvents(ctx context.Context) error {
+func (a *Agent) publishEvents(ctx context.Context) {
 	pause := a.cfg.RetryFirst
 	for ctx.Err() == nil {
 		n, err := a.publishBatch(ctx)
@@ -161,7 +161,6 @@ func (a *Agent) publishEvents(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
 }
 
 func (a *Agent) publishBatch(ctx context.Context) (int, error) {
@@ -205,14 +204,14 @@ func aboutOf(events []state.OutEvent) (ids []string) {
 // dropEvents takes out of the journal what was told, while the next events are on
 // their way. What is told and still there after a crash is told again: its MsgID, and
 // what it says, make that harmless.
-func (a *Agent) dropEvents(ctx context.Context) error {
+func (a *Agent) dropEvents(ctx context.Context) {
 	out := a.ledger.out
 	pause := a.cfg.RetryFirst
 	for {
 		select {
 		case <-out.drop:
 		case <-ctx.Done():
-			return nil
+			return
 		}
 		err := a.dropTold(ctx)
 		if err == nil {

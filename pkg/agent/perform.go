@@ -83,23 +83,35 @@ func (a *Agent) begin(ctx context.Context, j *job, t *turn) error {
 	if t.overtaken && !j.resumed && !t.begun {
 		return takenOver(j.task)
 	}
-	e, err := a.route(j.task.Method, j.task.Style)
-	if err == nil && j.args == nil {
-		j.args, err = decode(j.task.Method, j.task.Args)
-	}
+	e, err := a.rowOf(j)
 	if err != nil {
 		return err
 	}
 	if j.resumed || t.begun {
 		err = a.goOn(j, e)
-	} else {
+		j.begun = err == nil
+	}
+	if err == nil && j.held {
+		err = a.lanes.unpinned(ctx, j.task.Instance)
+	}
+	if err == nil && !j.begun {
 		err = a.beginAnew(ctx, j, e)
 	}
-	j.begun = err == nil
-	if j.begun && t.overtaken {
+	j.begun = j.begun || err == nil
+	if err == nil && t.overtaken {
 		a.overtake(t)
 	}
 	return err
+}
+
+// rowOf finds the row of a task's method and, where admission did not, decodes its
+// arguments.
+func (a *Agent) rowOf(j *job) (e endpoint, err error) {
+	e, err = a.route(j.task.Method, j.task.Style)
+	if err == nil && j.args == nil {
+		j.args, err = decode(j.task.Method, j.task.Args)
+	}
+	return e, err
 }
 
 // goOn takes up a task whose begin is in the journal.
@@ -115,6 +127,11 @@ func (a *Agent) goOn(j *job, e endpoint) error {
 func (a *Agent) beginAnew(ctx context.Context, j *job, e endpoint) (err error) {
 	if e.op == OpRebootSoft {
 		if j.task.DomainID, err = a.domainID(ctx, j.task.Instance); err != nil {
+			return err
+		}
+	}
+	if op := e.opOf(j.args); op == OpMigrate || op == OpFreeze {
+		if err := a.awaitArrival(ctx, j.task.Method, j.task.Instance); err != nil {
 			return err
 		}
 	}
