@@ -80,16 +80,13 @@ func guarded(ctx context.Context, method string, fn func() error) (err error) {
 // begin journals that the task runs and that the instance is held by it. One that
 // an earlier run has begun, or that began when it was accepted, is in the journal already.
 func (a *Agent) begin(ctx context.Context, j *job, t *turn) error {
-	if t.overtaken && !j.resumed && !t.begun {
+	journaled := j.resumed || t.begun
+	if t.overtaken && !journaled {
 		return takenOver(j.task)
 	}
 	e, err := a.rowOf(j)
-	if err != nil {
-		return err
-	}
-	if j.resumed || t.begun {
+	if err == nil && journaled {
 		err = a.goOn(j, e)
-		j.begun = err == nil
 	}
 	if err == nil && j.held {
 		err = a.lanes.unpinned(ctx, j.task.Instance)
@@ -97,7 +94,6 @@ func (a *Agent) begin(ctx context.Context, j *job, t *turn) error {
 	if err == nil && !j.begun {
 		err = a.beginAnew(ctx, j, e)
 	}
-	j.begun = j.begun || err == nil
 	if err == nil && t.overtaken {
 		a.overtake(t)
 	}
@@ -120,6 +116,7 @@ func (a *Agent) goOn(j *job, e endpoint) error {
 	if j.inst, known = a.ledger.instance(j.task.Instance); !known && !e.newcomer && !e.leaver {
 		return a.unknownInstance(j.task.Method, j.task.Instance)
 	}
+	j.begun = true
 	return nil
 }
 
@@ -136,7 +133,9 @@ func (a *Agent) beginAnew(ctx context.Context, j *job, e endpoint) (err error) {
 		}
 	}
 	j.task.State = api.TaskRunning
-	return a.persist(ctx, func(c *change) error { return a.hold(c, j, e) })
+	err = a.persist(ctx, func(c *change) error { return a.hold(c, j, e) })
+	j.begun = err == nil
+	return err
 }
 
 // overtake lets a task that was taken up give way to the one that waits behind it.
