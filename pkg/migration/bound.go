@@ -16,14 +16,14 @@ import (
 //	made ──Done, a look after the deadline──▶ live (a real context) ──▶ ended
 //	  └──────────────── end ────────────────────────────────────────────▲
 type bound struct {
-	context.Context // the parent
+	context.Context //nolint:containedctx // the parent: this is a context
 
 	limit    time.Duration
 	deadline time.Time
 	what     string
 
-	mu     sync.Mutex // guards what follows
-	live   context.Context
+	mu     sync.Mutex      // guards what follows
+	live   context.Context //nolint:containedctx // its other half
 	cancel context.CancelFunc
 	over   bool // its work is done
 }

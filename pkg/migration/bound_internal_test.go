@@ -20,15 +20,21 @@ func TestBound(t *testing.T) {
 		cause func(error) bool
 	}{
 		{"nothing happens", func(context.Context, context.CancelCauseFunc, context.CancelFunc) {}, nil, func(err error) bool { return err == nil }},
-		{"its time passes", func(context.Context, context.CancelCauseFunc, context.CancelFunc) { time.Sleep(2 * time.Second) }, //nolint:forbidigo // virtual time
-			context.DeadlineExceeded, func(err error) bool { return fault.KindOf(err) == fault.Timeout }},
-		{"its parent ends", func(_ context.Context, stop context.CancelCauseFunc, _ context.CancelFunc) { stop(stopped) },
-			context.Canceled, func(err error) bool { return errors.Is(err, stopped) }},
-		{"its work is done", func(_ context.Context, _ context.CancelCauseFunc, end context.CancelFunc) { end() },
-			context.Canceled, func(err error) bool { return errors.Is(err, context.Canceled) }},
+		{
+			"its time passes", func(context.Context, context.CancelCauseFunc, context.CancelFunc) { time.Sleep(2 * time.Second) },
+			context.DeadlineExceeded, func(err error) bool { return fault.KindOf(err) == fault.Timeout },
+		},
+		{
+			"its parent ends", func(_ context.Context, stop context.CancelCauseFunc, _ context.CancelFunc) { stop(stopped) },
+			context.Canceled, func(err error) bool { return errors.Is(err, stopped) },
+		},
+		{
+			"its work is done", func(_ context.Context, _ context.CancelCauseFunc, end context.CancelFunc) { end() },
+			context.Canceled, func(err error) bool { return errors.Is(err, context.Canceled) },
+		},
 		{"its work is done before its time passes", func(_ context.Context, _ context.CancelCauseFunc, end context.CancelFunc) {
 			end()
-			time.Sleep(2 * time.Second) //nolint:forbidigo // virtual time
+			time.Sleep(2 * time.Second)
 		}, context.Canceled, func(err error) bool { return errors.Is(err, context.Canceled) }},
 	}
 	for _, asked := range []bool{false, true} {

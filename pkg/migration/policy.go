@@ -85,7 +85,7 @@ func (s *Snapshot) Implied() time.Duration {
 }
 
 // Policy decides on snapshots. It is data: what varies between requests and hosts.
-type Policy struct {
+type Policy struct { //nolint:recvcheck // Decide takes a value: it changes nothing
 	Name     string         // nova, adaptive, pause_now or post_copy_now
 	OnStall  OnStall        // on a stall or a passed timeout
 	Timeout  time.Duration  // after which OnStall follows; 0: never

@@ -366,10 +366,8 @@ func (r *run) jobRuns(ctx context.Context, j *virt.Job) (bool, error) {
 		return j.Type == JobUnbounded || j.Type == JobBounded, nil
 	}
 	err = causeOf(ctx, err)
-	switch fault.KindOf(err) {
-	case fault.NotFound, fault.Conflict:
+	if kind := fault.KindOf(err); kind == fault.NotFound || kind == fault.Conflict {
 		return false, nil
-	default:
-		return false, fault.Wrap(err, op, r.instance)
 	}
+	return false, fault.Wrap(err, op, r.instance)
 }

@@ -41,14 +41,14 @@ func narrow[T int64 | uint64](n T) uint32 {
 	if n > end {
 		return end
 	}
-	return uint32(n) //nolint:gosec // it fits
+	return uint32(n)
 }
 
 // add notes one look at the job and what the policy decided.
 func (t *timeline) add(s *Snapshot, d *Decision) {
 	g := glimpse{
 		atMS: narrow(s.Elapsed.Milliseconds()), remaining: float32(s.Job.Memory.Remaining + s.Job.Disk.Remaining),
-		permitted: narrow(s.Permitted.Milliseconds()), iteration: narrow(s.Job.Iteration), throttle: uint8(min(max(s.Job.Throttle, 0), 100)), //nolint:gosec // it fits
+		permitted: narrow(s.Permitted.Milliseconds()), iteration: narrow(s.Job.Iteration), throttle: uint8(min(max(s.Job.Throttle, 0), 100)),
 	}
 	switch d.Action {
 	case ActNone:

@@ -23,7 +23,7 @@ const zeroPage = 9
 // iteration's work. Without limits in the way it converges if and only if the
 // dirty rate is below the bandwidth or the working set fits the permitted
 // downtime.
-type flow struct {
+type flow struct { //nolint:recvcheck // a value, but where it is read twenty thousand times a second
 	total      float64 // bytes of guest memory, zero pages included
 	workingSet float64 // bytes that are dirtied again and again
 	dirtyRate  float64 // bytes/s, before the throttle
