@@ -212,11 +212,11 @@ func (r *run) askPrepare(ctx context.Context, dest string) (api.PreparedResult, 
 	pause := stillPreparing
 	for over := 0; over < 2; { // once more: the answer and the end may cross
 		patience, enough := context.WithTimeout(ctx, pause)
-		res, err := call.Wait(patience)
+		_, _ = call.Wait(patience) // what came of it is asked below
 		enough()
 		select {
-		case <-call.Done():
-			return res, err
+		case <-call.Done(): // perhaps as the patience ended
+			return call.Wait(context.WithoutCancel(ctx))
 		case <-ctx.Done(): // the call ends with it
 			return call.Wait(context.WithoutCancel(ctx))
 		default:
