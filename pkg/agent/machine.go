@@ -156,6 +156,9 @@ func (a *Agent) reconcile(ctx context.Context) error {
 	}
 	repairs := reconcile.Diff(a.ledger.all(), domains, a.heldIDs())
 	var problems []string
+	if aside := a.store.SetAside(); aside != "" {
+		problems = append(problems, "the journal was damaged and is set aside as "+aside+"; what was accepted and not done is not known any more")
+	}
 	foreign := 0
 	for _, d := range domains {
 		if !d.Owned {

@@ -87,7 +87,7 @@ func TestNothingIsLostAndNothingTwice(t *testing.T) {
 func newRig(t *testing.T, ctx context.Context) *rig {
 	t.Helper()
 	r := &rig{
-		t: t, ctx: ctx, dir: t.TempDir(), draw: rand.New(rand.NewPCG(*seed, 0)), sending: make(chan struct{}), //nolint:gosec // a seed is wanted
+		t: t, ctx: ctx, dir: t.TempDir(), draw: rand.New(rand.NewPCG(*seed, 0)), sending: make(chan struct{}),
 		told: told{ends: map[string]map[api.TaskState]bool{}, errs: map[string]string{}},
 	}
 	r.server, r.address = newServer(t, r.dir)

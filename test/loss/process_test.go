@@ -63,7 +63,7 @@ func (p *process) start(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = out.Close() }()
-	p.cmd = exec.CommandContext(context.WithoutCancel(ctx), p.path, p.args...) //nolint:gosec // built or found by this test
+	p.cmd = exec.CommandContext(context.WithoutCancel(ctx), p.path, p.args...)
 	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = append(os.Environ(), p.env...), out, out
 	if err := p.cmd.Start(); err != nil {
 		return err
@@ -126,7 +126,7 @@ func newServer(t *testing.T, dir string) (p *process, address string) {
 	p = &process{log: filepath.Join(dir, "nats.log")}
 	if path, err := exec.LookPath("nats-server"); err == nil && !*ownServer {
 		p.path, p.args = path, []string{"-c", file}
-		version, _ := exec.CommandContext(t.Context(), path, "--version").Output() //nolint:gosec // found above
+		version, _ := exec.CommandContext(t.Context(), path, "--version").Output()
 		t.Logf("the server: %s", bytes.TrimSpace(version))
 		return p, address
 	}
@@ -144,7 +144,7 @@ func newAgent(t *testing.T, dir, url string) *process {
 	t.Helper()
 	path := filepath.Join(dir, "compute-agent")
 	args := append(append([]string{"build", "-o", path}, buildFlags...), "github.com/compute-agent/compute-agent/cmd/compute-agent")
-	if out, err := exec.CommandContext(t.Context(), "go", args...).CombinedOutput(); err != nil { //nolint:gosec // its own arguments
+	if out, err := exec.CommandContext(t.Context(), "go", args...).CombinedOutput(); err != nil {
 		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	config := filepath.Join(dir, "agent.toml")
