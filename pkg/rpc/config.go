@@ -101,7 +101,7 @@ func (c Config) validate() error {
 		return fault.Newf(fault.InvalidArgument, "rpc", option, format, args...)
 	}
 	if !regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`).MatchString(c.Prefix) {
-		return bad("prefix", "%q is not 1 to 32 letters, digits, _ and -", clip(c.Prefix))
+		return bad("prefix", "%s is not 1 to 32 letters, digits, _ and -", quoted(c.Prefix))
 	}
 	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
 		return bad("tls", "a certificate file needs a key file, and a key file a certificate file")
