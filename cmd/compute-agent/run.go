@@ -133,6 +133,8 @@ func busConfig(r config.RPC, urls []string) rpc.Config {
 		URLs: urls, Prefix: r.Prefix, CredsFile: r.Credentials, NKeyFile: r.NKey,
 		TLSCAFile: r.TLSCA, TLSCertFile: r.TLSCert, TLSKeyFile: r.TLSKey,
 		ConnectTimeout: r.ConnectTimeout, CallTimeout: r.CallTimeout, AckWait: r.AckWait,
+		ReconnectLimit: r.ReconnectLimit, PingInterval: r.PingInterval, PublishTimeout: r.PublishTimeout,
+		ConflictTimeout: r.ConflictTimeout, Heartbeat: r.Heartbeat,
 		MaxAge: r.CastsMaxAge, EventsMaxAge: r.EventsMaxAge, Replicas: r.Replicas,
 		AutoSetup: !identified(r, urls),
 	}
@@ -158,12 +160,15 @@ func startLibvirt(ctx context.Context, c config.Config, dial dialer) (service, e
 		SocketPath: l.Socket, URI: l.URI, InstancesPath: l.InstancesPath, VirtType: l.VirtType, Machine: l.Machine, CPUModel: l.CPUModel,
 		LiveMigrationURI: l.LiveMigrationURI, InboundAddr: l.InboundAddr, NativeTLS: l.NativeTLS, TLSDir: l.TLSDir, CallTimeout: l.CallTimeout, ConnectTimeout: l.ConnectTimeout,
 		CallsPerConnection: l.CallsPerConnection, MaxMigrations: l.MaxMigrations,
+		StartTimeout: l.StartTimeout, DestroyTimeout: l.DestroyTimeout, SaveTimeout: l.SaveTimeout, MigrateTimeout: l.MigrateTimeout,
+		DetachTimeout: l.DetachTimeout, DetachAttempts: l.DetachAttempts, FilesTimeout: l.FilesTimeout, QemuImg: l.QemuImg,
+		PingInterval: l.PingInterval, ReconnectFirst: l.ReconnectFirst, ReconnectLimit: l.ReconnectLimit, EventBacklog: l.EventBacklog,
 		Log: func(_ context.Context, msg string, err error) { log.Warn(msg, logkit.Err(err)) },
 	})
 	if err != nil {
 		return service{}, errors.Join(err, bus.Close())
 	}
-	cfg := compose.Config{Agent: c.ForAgent(), VIF: c.ForVIF(), Network: vif.Linux()}
+	cfg := compose.Config{Agent: c.ForAgent(), State: c.ForState(), VIF: c.ForVIF(), Network: vif.Linux()}
 	cfg.Agent.MachineID = machineID()
 	node, err := compose.New(ctx, cfg, driver, bus)
 	if err == nil {
@@ -188,7 +193,7 @@ func startFake(ctx context.Context, c config.Config, dial dialer) (service, erro
 	if len(names) == 1 { // of many, guests move within this process
 		machine.Listen = c.Fake.Listen
 	}
-	node := compose.Config{Agent: c.ForAgent(), VIF: c.ForVIF()}
+	node := compose.Config{Agent: c.ForAgent(), State: c.ForState(), VIF: c.ForVIF()}
 	fleet, err := simulate.Start(ctx, simulate.Config{
 		Hosts: names, StateDir: c.Agent.StateDir, Dial: dial, Fake: machine, Node: node, Keep: true,
 	})

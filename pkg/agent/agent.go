@@ -53,7 +53,8 @@ type Config struct {
 	Reboot    reboot.Config
 }
 
-func (c Config) withDefaults() Config {
+// WithDefaults fills what was left open.
+func (c Config) WithDefaults() Config {
 	d := func(v *time.Duration, def time.Duration) {
 		if *v <= 0 {
 			*v = def
@@ -133,7 +134,7 @@ type Ports struct {
 // New wires an agent. It does nothing yet.
 func New(cfg Config, p Ports) *Agent {
 	a := &Agent{
-		cfg: cfg.withDefaults(), hv: p.Hypervisor, bus: p.Bus, net: p.Network, store: p.Store,
+		cfg: cfg.WithDefaults(), hv: p.Hypervisor, bus: p.Bus, net: p.Network, store: p.Store,
 		views: newViewSet(), lanes: newLanes(), asides: newLanes(), endpoints: endpoints(), machine: machine{seen: make(chan struct{})},
 	}
 	a.progress = &progressBoard{views: a.views}

@@ -63,8 +63,8 @@ type Config struct {
 	OnError func(error)
 }
 
-// withDefaults fills in what is unset.
-func (c Config) withDefaults() Config {
+// WithDefaults fills what was left open.
+func (c Config) WithDefaults() Config {
 	if len(c.URLs) == 0 {
 		c.URLs = []string{DefaultURL}
 	}

@@ -33,7 +33,7 @@ A file that another process holds is a conflict. A damaged one is never changed 
 never thrown away: it is renamed, said as an error in the log and by [Store.SetAside].
 */
 func Open(ctx context.Context, dir string, o Options) (*Store, error) {
-	o = o.withDefaults()
+	o = o.WithDefaults()
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fault.WrapAs(fault.Internal, err, "open journal", dir)
 	}

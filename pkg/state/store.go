@@ -62,7 +62,8 @@ type Options struct {
 	Compacting func(step string) error
 }
 
-func (o Options) withDefaults() Options {
+// WithDefaults fills what was left open.
+func (o Options) WithDefaults() Options {
 	if o.LockTimeout <= 0 {
 		o.LockTimeout = time.Second
 	}
