@@ -151,21 +151,12 @@ func (o Option) take(v any) (any, error) {
 			return o.parse(v)
 		}
 	case int64:
-		if o.kind == number {
-			return int(v), nil
-		}
-		if o.kind == duration {
-			return time.Duration(v) * time.Second, nil
-		}
-		if o.kind == ratio {
-			return float64(v), nil
+		if whole, ok := o.takeWhole(v); ok {
+			return whole, nil
 		}
 	case float64:
-		if o.kind == duration {
-			return time.Duration(v * float64(time.Second)), nil
-		}
-		if o.kind == ratio && !math.IsNaN(v) && !math.IsInf(v, 0) {
-			return v, nil
+		if o.kind == duration || o.kind == ratio {
+			return o.parse(strconv.FormatFloat(v, 'g', -1, 64))
 		}
 	case bool:
 		if o.kind == truth {
@@ -173,6 +164,20 @@ func (o Option) take(v any) (any, error) {
 		}
 	}
 	return nil, fmt.Errorf("it is %s, want %s", tomlType(v), withArticle(o.kind.String()))
+}
+
+// takeWhole turns a whole number of the TOML file into the option's type.
+func (o Option) takeWhole(v int64) (any, bool) {
+	switch o.kind {
+	case number:
+		return int(v), true
+	case duration:
+		return time.Duration(v) * time.Second, true
+	case ratio:
+		return float64(v), true
+	case text, truth:
+	}
+	return nil, false
 }
 
 func tomlType(v any) string {
