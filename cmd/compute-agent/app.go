@@ -101,7 +101,7 @@ func (a *app) connect(ctx context.Context) (*session, error) {
 	}
 	o := controller.Options{Force: a.force, ServiceDownTime: c.Agent.ServiceDownTime, Heartbeat: a.heartbeat, Resolved: a.remember}
 	if a.timeout > 0 {
-		o.CallTimeout, o.AcceptTimeout, o.TaskTimeout = a.timeout, a.timeout, a.timeout
+		o.CallTimeout, o.AcceptTimeout, o.TaskTimeout, o.BusPatience = a.timeout, a.timeout, a.timeout, a.timeout
 	}
 	return &session{controller.New(bus, o), bus}, nil
 }

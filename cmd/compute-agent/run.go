@@ -51,7 +51,7 @@ func runAgent(ctx context.Context, c config.Config) (err error) {
 	}
 	// The stop must not end what is being stopped: everything below runs on life.
 	life := context.WithoutCancel(ctx)
-	d, closeBus, err := openBus(life, c)
+	d, closeBus, err := openBus(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -61,6 +61,10 @@ func runAgent(ctx context.Context, c config.Config) (err error) {
 		start = startFake
 	}
 	s, err := start(life, c, d)
+	if err != nil && ctx.Err() != nil {
+		logkit.From(ctx).Info("stopped before the start was over", logkit.Err(err))
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -89,7 +93,7 @@ func openBus(ctx context.Context, c config.Config) (dialer, func() error, error)
 	urls, inside := c.RPC.Servers()
 	cfg := busConfig(c.RPC, urls)
 	if !inside {
-		return dialAs(cfg, c.RPC.StartWait), func() error { return nil }, nil
+		return dialAs(ctx, cfg, c.RPC.StartWait), func() error { return nil }, nil
 	}
 	log := logkit.From(ctx)
 	server, err := embedded.Start(ctx, embedded.Config{
@@ -100,11 +104,12 @@ func openBus(ctx context.Context, c config.Config) (dialer, func() error, error)
 		return nil, nil, err
 	}
 	cfg.InProcess, cfg.AutoSetup = server, true
-	return dialAs(cfg, c.RPC.StartWait), func() error { server.Shutdown(); return nil }, nil
+	return dialAs(ctx, cfg, c.RPC.StartWait), func() error { server.Shutdown(); return nil }, nil
 }
 
-// dialAs connects hosts; a bus that is not there yet is waited for, for so long.
-func dialAs(cfg rpc.Config, patience time.Duration) dialer {
+// dialAs connects hosts; a bus that is not there yet is waited for, for so long or until
+// the agent is told to stop.
+func dialAs(asked context.Context, cfg rpc.Config, patience time.Duration) dialer {
 	return func(ctx context.Context, host string) (rpc.Transport, error) {
 		own := cfg
 		own.Name = host
@@ -113,6 +118,7 @@ func dialAs(cfg rpc.Config, patience time.Duration) dialer {
 		own.OnError = func(err error) { log.Warn("the bus reports", logkit.Err(err)) }
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
+		defer context.AfterFunc(asked, cancel)()
 		bus, err := green.RetryCall(ctx, green.Retry{
 			Max: -1, First: busRetryFirst, Limit: busRetryLimit, Jitter: 0.2, Retryable: fault.Retryable,
 			OnRetry: func(_ int, err error, sleep time.Duration) {

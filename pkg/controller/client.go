@@ -50,7 +50,7 @@ type Options struct {
 	AcceptTimeout   time.Duration // Task.Wait and Task.Accepted give up on a cast that nobody accepts; default 60 s
 	TaskTimeout     time.Duration // Task.Wait gives up on an accepted cast; default 24 h, as long as events are kept
 	CastExpiry      time.Duration // a cast read later is refused; default 0: the agent's cast_default_expiry
-	BusPatience     time.Duration // a look into views or events is repeated so long while the bus reconnects or elects a leader; default 15 s
+	BusPatience     time.Duration // a look into views or events is repeated so long while the bus reconnects or elects a leader; default 45 s, nats-server 2.9 on a busy machine takes up to 30
 	Force           bool          // cast without looking whether the host exists and reports
 	// Heartbeat has agents say so often (100 ms to 1 h) that they are still at a call. A call
 	// may then take as long as TaskTimeout, and is given up as unavailable when nothing is
@@ -72,7 +72,7 @@ func (o Options) withDefaults() Options {
 		{&o.ResendInterval, 5 * time.Second},
 		{&o.AcceptTimeout, 60 * time.Second},
 		{&o.TaskTimeout, 24 * time.Hour},
-		{&o.BusPatience, 15 * time.Second},
+		{&o.BusPatience, 45 * time.Second},
 	} {
 		if *d.field <= 0 {
 			*d.field = d.value
