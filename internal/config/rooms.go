@@ -22,7 +22,7 @@ func (c Config) ForAgent() agent.Config {
 		StopTimeout: c.Agent.StopTimeout, CastDefaultExpiry: c.Agent.CastExpiry,
 		MaxAcceptedTasks: c.Agent.MaxAcceptedTasks, AckWait: c.RPC.AckWait,
 		TaskRetention: c.Agent.TaskRetention, TasksKept: c.Agent.TasksKept, MigrationsKept: c.Agent.MigrationsKept,
-		StartWait: c.Agent.InventoryWait, LookTimeout: c.Agent.LookTimeout, CleanupTimeout: c.Agent.CleanupTimeout,
+		StartWait: c.Agent.InventoryWait, BusWait: c.RPC.StartWait, LookTimeout: c.Agent.LookTimeout, CleanupTimeout: c.Agent.CleanupTimeout,
 		PublishTimeout: c.Agent.PublishTimeout, ViewInterval: c.Agent.ViewInterval, JournalTimeout: c.Agent.JournalTimeout,
 		RetryFirst: c.Agent.RetryFirst, RetryLimit: c.Agent.RetryLimit, RepairWorkers: c.Agent.RepairWorkers,
 		Inventory: inventory.Config{

@@ -27,6 +27,7 @@ type Config struct {
 	ReportInterval    time.Duration // between two heartbeats; 10 s (nova's report_interval)
 	ReconcileInterval time.Duration // between two inventories; 10 min (nova's sync_power_state_interval)
 	StartWait         time.Duration // how long tasks wait for the first inventory after a start; 10 s
+	BusWait           time.Duration // how long Start waits for a bus that went away after it was dialled; 60 s
 	StopTimeout       time.Duration // how long Stop waits for tasks to notice; 5 s
 	AckWait           time.Duration // the stream's redelivery time; 5 s
 	CastDefaultExpiry time.Duration // of casts that do not say; 24 h
@@ -63,6 +64,7 @@ func (c Config) WithDefaults() Config {
 	d(&c.ReportInterval, 10*time.Second)
 	d(&c.ReconcileInterval, 10*time.Minute)
 	d(&c.StartWait, 10*time.Second)
+	d(&c.BusWait, 60*time.Second)
 	d(&c.StopTimeout, 5*time.Second)
 	d(&c.AckWait, 5*time.Second)
 	d(&c.CastDefaultExpiry, 24*time.Hour)
@@ -119,6 +121,7 @@ type Agent struct {
 
 	redelivered atomic.Int64 // casts that were read and had been delivered before
 	started     time.Time
+	taken       chan struct{}  // closed when the tasks of an earlier run are in their lanes
 	close       []func() error // undone in reverse by Stop
 }
 
@@ -135,7 +138,7 @@ type Ports struct {
 func New(cfg Config, p Ports) *Agent {
 	a := &Agent{
 		cfg: cfg.WithDefaults(), hv: p.Hypervisor, bus: p.Bus, net: p.Network, store: p.Store,
-		views: newViewSet(), lanes: newLanes(), asides: newLanes(), endpoints: endpoints(), machine: machine{seen: make(chan struct{})},
+		views: newViewSet(), lanes: newLanes(), asides: newLanes(), taken: make(chan struct{}), endpoints: endpoints(), machine: machine{seen: make(chan struct{})},
 	}
 	a.progress = &progressBoard{views: a.views}
 	a.ledger = newLedger(a.cfg.Host, a.cfg.TasksKept, p.Store, a.views)

@@ -156,8 +156,12 @@ func (r *rig) beat() bool {
 // random, and with every fourth kill restarts the server, until all has ended.
 func (r *rig) trouble(all []*sender) (kills, restarts, resent int) {
 	r.t.Helper()
-	step := max(int64(*casts)/24, 50)
-	for {
+	step := min(max(int64(*casts)/24, 50), 1000)
+	for tenth := int64(1); ; {
+		if now := r.told.all(); now >= tenth*int64(*casts)/10 {
+			r.t.Logf("%d of %d requests have ended; %d kills, %d restarts", now, *casts, kills, restarts)
+			tenth = now*10/int64(*casts) + 1
+		}
 		goal := r.told.all() + step/2 + r.draw.Int64N(step)
 		n, over := r.progress(goal, all)
 		resent += n
