@@ -152,6 +152,7 @@ func (l *ledger) commit(ctx context.Context, fn func(*change) error) error {
 // events out.
 func (l *ledger) apply(c *change) {
 	l.mu.Lock()
+	instances, moving := len(l.instances), len(l.open)
 	for _, i := range c.puts {
 		l.instances[i.UUID] = i
 	}
@@ -167,7 +168,11 @@ func (l *ledger) apply(c *change) {
 	if c.set != nil {
 		l.setting = *c.set
 	}
+	fuller := instances != len(l.instances) || moving != len(l.open) // or emptier
 	l.mu.Unlock()
+	if fuller {
+		l.views.mark(rpc.Hosts, "")
+	}
 	for _, i := range c.puts {
 		l.views.mark(rpc.Instances, i.UUID)
 	}

@@ -220,3 +220,32 @@ func TestDowngrade(t *testing.T) {
 		n.start()
 	}, "a")
 }
+
+// What a host has is seen at once, not with the next report.
+func TestHostViewFollows(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		r.pass(100 * time.Millisecond) // off the beat of 10 s
+		count := func() int {
+			t.Helper()
+			e, err := r.ctl.Get(r.ctx, rpc.Hosts, []string{"a"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var v api.HostView
+			if err := json.Unmarshal(e.Value, &v); err != nil {
+				t.Fatal(err)
+			}
+			return v.Resources.Instances
+		}
+		id := r.build("a")
+		r.pass(time.Second)
+		if n := count(); n != 1 {
+			t.Errorf("%d instances a second after one was built", n)
+		}
+		r.done(r.cast("a", api.TerminateInstance, about(id)))
+		r.pass(time.Second)
+		if n := count(); n != 0 {
+			t.Errorf("%d instances a second after the only one was removed", n)
+		}
+	}, "a")
+}
