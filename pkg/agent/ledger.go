@@ -168,11 +168,22 @@ func (l *ledger) apply(c *change) {
 	if c.set != nil {
 		l.setting = *c.set
 	}
-	fuller := instances != len(l.instances) || moving != len(l.open) // or emptier
-	l.mu.Unlock()
-	if fuller {
+	if instances != len(l.instances) || moving != len(l.open) {
 		l.views.mark(rpc.Hosts, "")
 	}
+	l.mu.Unlock()
+	l.mark(c)
+	for _, fn := range c.then {
+		fn()
+	}
+	l.out.add(c.events)
+	if c.ended != 0 && l.ended.Add(int64(c.ended)) > int64(l.keep) {
+		signal(l.full)
+	}
+}
+
+// mark has the views of what a change touched written again.
+func (l *ledger) mark(c *change) {
 	for _, i := range c.puts {
 		l.views.mark(rpc.Instances, i.UUID)
 	}
@@ -181,13 +192,6 @@ func (l *ledger) apply(c *change) {
 	}
 	for _, r := range c.recs {
 		l.views.mark(rpc.Migrations, r.Migration.UUID)
-	}
-	for _, fn := range c.then {
-		fn()
-	}
-	l.out.add(c.events)
-	if c.ended != 0 && l.ended.Add(int64(c.ended)) > int64(l.keep) {
-		signal(l.full)
 	}
 }
 
