@@ -181,6 +181,6 @@ func openFault(path string, err error) error {
 		}
 		return f
 	default: // bbolt can't make sense of it
-		return fault.New(fault.Internal, "open journal", path, "").Because(errors.Join(errDamaged, err))
+		return fault.New(fault.Internal, "open journal", path, "").Because(fmt.Errorf("%w: %w", errDamaged, err))
 	}
 }

@@ -15,6 +15,7 @@ package state
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
 	"time"
@@ -240,7 +241,7 @@ func commitFault(err error) error {
 	if err == nil {
 		return nil
 	}
-	f := fault.New(fault.Unavailable, "journal", "", "").Because(errors.Join(ErrCommit, err))
+	f := fault.New(fault.Unavailable, "journal", "", "").Because(fmt.Errorf("%w: %w", ErrCommit, err))
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return f.WithHint("the disk of the state directory is full; nothing was lost, work goes on when there is room")
 	}
