@@ -53,6 +53,8 @@ type Agent struct {
 	TasksKept             int           `key:"tasks_kept" default:"100000" min:"1" doc:"and how many of such requests at most"`
 	MigrationsKept        int           `key:"migrations_kept" default:"10000" min:"1" doc:"and how many of such migrations"`
 	InventoryWait         time.Duration `key:"inventory_wait" default:"10s" min:"1ms" doc:"how long requests of an earlier run wait at a start for the hypervisor to be looked at"`
+	ReviewInterval        time.Duration `key:"review_interval" default:"60s" min:"1s" doc:"how often a migration whose outcome is unknown is looked at again"`
+	ArrivalTimeout        time.Duration `key:"arrival_timeout" default:"60s" min:"1s" doc:"how long a request about a guest waits for the end of its own arrival"`
 	LookTimeout           time.Duration `key:"look_timeout" default:"10s" min:"1ms" doc:"how long the look at an instance may take when its request ends"`
 	CleanupTimeout        time.Duration `key:"cleanup_timeout" default:"120s" min:"1s" doc:"how long removing what a failed build left may take"`
 	PublishTimeout        time.Duration `key:"publish_timeout" default:"5s" min:"1ms" doc:"how long one batch of events, or one view, may take to be stored; it is tried without end"`
@@ -62,7 +64,7 @@ type Agent struct {
 	RepairWorkers         int           `key:"repair_workers" default:"8" min:"1" doc:"instances that are repaired at a time after a comparison"`
 	JournalTimeout        time.Duration `key:"journal_timeout" default:"30s" min:"1s" doc:"how long one write that must not be lost may take before it is said and tried again"`
 	JournalLockTimeout    time.Duration `key:"journal_lock_timeout" default:"1s" min:"1ms" doc:"how long a start waits for another process that has the journal open"`
-	JournalBatch          int           `key:"journal_batch" default:"1024" min:"1" doc:"the most writes that share one fsync"`
+	JournalBatch          int           `key:"journal_batch" default:"256" min:"1" doc:"the most writes that share one fsync"`
 	JournalCompactMiB     int           `key:"journal_compact_above_mib" default:"64" min:"0" doc:"a journal that is so long, and more than half free, is made shorter at a start; 0: never"`
 	JournalCompactTimeout time.Duration `key:"journal_compact_timeout" default:"30s" min:"1s" doc:"how long that may take before it is left for the next start"`
 	ReservedMemory        int           `key:"reserved_host_memory_mb" default:"512" min:"0" doc:"memory in MiB that guests do not get"`

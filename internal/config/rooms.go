@@ -24,6 +24,7 @@ func (c Config) ForAgent() agent.Config {
 		TaskRetention: c.Agent.TaskRetention, TasksKept: c.Agent.TasksKept, MigrationsKept: c.Agent.MigrationsKept,
 		StartWait: c.Agent.InventoryWait, BusWait: c.RPC.StartWait, LookTimeout: c.Agent.LookTimeout, CleanupTimeout: c.Agent.CleanupTimeout,
 		PublishTimeout: c.Agent.PublishTimeout, ViewInterval: c.Agent.ViewInterval, JournalTimeout: c.Agent.JournalTimeout,
+		ReviewInterval: c.Agent.ReviewInterval, ArrivalWait: c.Agent.ArrivalTimeout,
 		RetryFirst: c.Agent.RetryFirst, RetryLimit: c.Agent.RetryLimit, RepairWorkers: c.Agent.RepairWorkers,
 		Inventory: inventory.Config{
 			ReservedHostMemoryMiB: orNone(c.Agent.ReservedMemory), ReservedHostCPUs: c.Agent.ReservedCPUs,

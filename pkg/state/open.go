@@ -38,7 +38,7 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 		return nil, fault.WrapAs(fault.Internal, err, "open journal", dir)
 	}
 	path := filepath.Join(dir, FileName)
-	s := &Store{path: path, queue: make(chan *update, o.MaxBatch), stop: make(chan struct{}), batch: o.MaxBatch, trouble: o.Trouble, written: o.Written}
+	s := &Store{path: path, queue: make(chan *update, o.MaxBatch), urgent: make(chan *update, 1), stop: make(chan struct{}), batch: o.MaxBatch, trouble: o.Trouble, written: o.Written}
 	err := inspect(path, o.LockTimeout)
 	if errors.Is(err, errDamaged) {
 		if s.aside, err = setAside(path, err); err == nil {

@@ -46,7 +46,8 @@ type Options struct {
 	// CompactTimeout bounds that; a file that takes longer stays as it is until the next
 	// Open. Default 30 s.
 	CompactTimeout time.Duration
-	// MaxBatch is the largest number of updates in one transaction. Default 1024.
+	// MaxBatch is the largest number of updates in one transaction. Default 256: enough
+	// for the fsync to be a small part, few enough for an urgent update not to wait long.
 	MaxBatch int
 	// NoSync leaves out the fsync. For simulations only: a power loss may lose everything.
 	NoSync bool
@@ -75,7 +76,7 @@ func (o Options) WithDefaults() Options {
 		o.CompactTimeout = 30 * time.Second
 	}
 	if o.MaxBatch <= 0 {
-		o.MaxBatch = 1024
+		o.MaxBatch = 256
 	}
 	return o
 }
@@ -86,6 +87,7 @@ type Store struct {
 	aside  string // where Open put a damaged file
 	db     *bbolt.DB
 	queue  chan *update
+	urgent chan *update // goes before what is in queue
 	stop   chan struct{}
 	writer *green.Thread[struct{}]
 	batch  int
@@ -118,6 +120,16 @@ func (s *Store) Close() error {
 // nothing but read and write through its Tx. ctx bounds the wait for the answer;
 // when it ends first, whether fn was committed is not known.
 func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
+	return s.update(ctx, s.queue, fn)
+}
+
+// UpdateFirst is Update ahead of all updates that wait. What is written so must not
+// depend on one that is not yet answered.
+func (s *Store) UpdateFirst(ctx context.Context, fn func(*Tx) error) error {
+	return s.update(ctx, s.urgent, fn)
+}
+
+func (s *Store) update(ctx context.Context, queue chan<- *update, fn func(*Tx) error) error {
 	select {
 	case <-s.stop: // once one update was refused, no later one is taken
 		return closedFault()
@@ -125,7 +137,7 @@ func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
 	}
 	u := &update{fn: fn, done: make(chan error, 1)}
 	select {
-	case s.queue <- u:
+	case queue <- u:
 	case <-s.stop:
 		return closedFault()
 	case <-ctx.Done():
@@ -158,26 +170,39 @@ func (s *Store) View(fn func(*Tx) error) error {
 // write is the writer's loop.
 func (s *Store) write(context.Context) (struct{}, error) {
 	for {
-		select {
-		case u := <-s.queue:
-			s.commit(s.gather(u))
-		case <-s.stop:
-			for { // what was taken is still carried out
-				select {
-				case u := <-s.queue:
-					s.commit(s.gather(u))
-				default:
-					return struct{}{}, nil
-				}
-			}
+		batch := s.waiting()
+		if len(batch) == 0 {
+			batch = s.await()
 		}
+		if len(batch) == 0 {
+			return struct{}{}, nil
+		}
+		s.commit(batch)
 	}
 }
 
-// gather takes everything that waits, without waiting.
-func (s *Store) gather(first *update) []*update {
-	batch := []*update{first}
+// await blocks for an update, and takes what came with it. None: the store is closed
+// and nothing waits.
+func (s *Store) await() []*update {
+	var first *update
+	select {
+	case first = <-s.urgent:
+	case first = <-s.queue:
+	case <-s.stop: // what was taken is still carried out
+		return s.waiting()
+	}
+	return append([]*update{first}, s.waiting()...)
+}
+
+// waiting takes what waits, the urgent first, without waiting.
+func (s *Store) waiting() (batch []*update) {
 	for len(batch) < s.batch {
+		select {
+		case u := <-s.urgent:
+			batch = append(batch, u)
+			continue
+		default:
+		}
 		select {
 		case u := <-s.queue:
 			batch = append(batch, u)
@@ -210,7 +235,7 @@ func (s *Store) commit(batch []*update) {
 					return err
 				}
 			}
-			return nil
+			return tx.end()
 		})
 		if failed < 0 {
 			err = commitFault(err)
@@ -225,6 +250,16 @@ func (s *Store) commit(batch []*update) {
 		batch[failed].done <- err
 		batch = append(batch[:failed:failed], batch[failed+1:]...)
 	}
+}
+
+// end runs what was left for the end of the transaction.
+func (tx *Tx) end() error {
+	for _, fn := range tx.ends {
+		if err := fn(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // guarded turns a panic of fn into an error: one bad record must not end the writer.
@@ -247,6 +282,9 @@ func commitFault(err error) error {
 	}
 	return f
 }
+
+// Waiting tells how many updates wait for the writer.
+func (s *Store) Waiting() int { return len(s.queue) + len(s.urgent) }
 
 // Size is the journal's length in bytes.
 func (s *Store) Size() int64 {
