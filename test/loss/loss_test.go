@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -13,13 +14,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/state"
 	"github.com/compute-agent/compute-agent/pkg/virt/fake"
 )
 
 var (
-	casts     = flag.Int("casts", 3000, "how many casts are sent in all")
+	casts     = flag.Int("casts", 2000, "how many casts are sent in all")
 	limit     = flag.Duration("limit", 4*time.Minute, "how long the run may take")
 	seed      = flag.Uint64("seed", 1, "draws when the agent and the server are killed")
 	ownServer = flag.Bool("own-server", false, "take the library's NATS server also where a nats-server is installed")
@@ -45,6 +48,9 @@ type rig struct {
 	agent   *process
 	draw    *rand.Rand
 
+	journal   os.FileInfo // the file as it was at the last kill
+	compacted int         // how often it was another one at the next
+
 	told         told
 	sent, copies atomic.Int64
 	sending      chan struct{} // closed when all is sent
@@ -68,6 +74,12 @@ func TestNothingIsLostAndNothingTwice(t *testing.T) {
 	go func() { busy.Wait(); close(r.sending) }()
 	kills, restarts, resent := r.trouble(all)
 	took := time.Since(began)
+	r.until("the agent to answer", func() bool { // before, it does not hear a signal
+		short, cancel := context.WithTimeout(r.ctx, time.Second)
+		defer cancel()
+		_, err := all[0].c.Call(short, host, rpc.Message{Method: api.GetHostInfo, RequestID: instance.NewUUID(), Args: []byte("{}")})
+		return err == nil
+	})
 	if err := r.agent.end(syscall.SIGTERM); err != nil {
 		t.Errorf("the agent's end by SIGTERM: %v", err)
 	}
@@ -77,6 +89,7 @@ func TestNothingIsLostAndNothingTwice(t *testing.T) {
 		}
 	}
 	r.judge(all)
+	t.Logf("the journal was compacted at %d of the starts", r.compacted)
 	t.Logf("%d casts from %d senders in %s, %d copies beside them; SIGKILL to the agent %d times, the server restarted %d times (every second by SIGKILL), %d sent again for want of an outcome",
 		r.sent.Load(), senders, took.Round(time.Millisecond), r.copies.Load(), kills, restarts, resent)
 	if resent > 0 { // which would be lawful, had the machines lost their power
@@ -135,7 +148,7 @@ func (r *rig) dial(name string) rpc.Transport {
 
 // room waits until another cast may be under way; false: the time is over.
 func (r *rig) room() bool {
-	for r.sent.Load()-r.told.all() >= window {
+	for r.sent.Load()-r.told.all() >= min(window, int64(*casts)/8) {
 		if !r.beat() {
 			return false
 		}
@@ -159,7 +172,7 @@ func (r *rig) beat() bool {
 // random, and with every fourth kill restarts the server, until all has ended.
 func (r *rig) trouble(all []*sender) (kills, restarts, resent int) {
 	r.t.Helper()
-	step := min(max(int64(*casts)/24, 50), 1000)
+	step := min(max(int64(*casts)/10, 50), 1000)
 	for tenth := int64(1); ; {
 		if now := r.told.all(); now >= tenth*int64(*casts)/10 {
 			r.t.Logf("%d of %d requests have ended; %d kills, %d restarts", now, *casts, kills, restarts)
@@ -175,6 +188,7 @@ func (r *rig) trouble(all []*sender) (kills, restarts, resent int) {
 		r.until("a moment", func() bool { return time.Now().After(late) })
 		kills++
 		_ = r.agent.end(syscall.SIGKILL)
+		r.look()
 		if kills%4 == 0 {
 			restarts++
 			how := []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}[restarts%2]
@@ -191,6 +205,19 @@ func (r *rig) trouble(all []*sender) (kills, restarts, resent int) {
 		}
 		r.begin(r.agent)
 	}
+}
+
+// look counts the starts that have put a shorter journal in the place of the old one.
+func (r *rig) look() {
+	now, err := os.Stat(filepath.Join(r.dir, "state", host, state.FileName))
+	if err != nil {
+		r.t.Errorf("the journal: %v", err)
+		return
+	}
+	if r.journal != nil && !os.SameFile(r.journal, now) {
+		r.compacted++
+	}
+	r.journal = now
 }
 
 // progress waits until so many requests have ended, or all of them. When nothing moves
