@@ -78,8 +78,8 @@ bench: ## figures beside peers and floors (BENCH=start,calls,finish,casts,monito
 microbench: ## the packages' own benchmarks (BENCH=regexp)
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(TESTFLAGS) $(UNIT)
 
-soak: cc ## 100,000 casts while the agent is killed and the server restarted: none lost, none twice (CASTS=n)
-	$(GOTEST) -count=1 -timeout 2h ./test/loss/... -v -args -casts $(CASTS) -limit 110m
+soak: ## 100,000 casts while the agent is killed and the server restarted: none lost, none twice (CASTS=n)
+	go test -count=1 -timeout 2h ./test/loss/... $(TESTFLAGS) -v -args -casts $(CASTS) -limit 110m
 
 lint: $(LINTER) ## golangci-lint with .golangci.yml, at the version pinned in tools/go.mod
 	$(LINTER) run ./...

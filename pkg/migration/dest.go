@@ -37,7 +37,7 @@ type Dest struct {
 
 // NewDest makes a Dest; Start makes it listen.
 func NewDest(cfg Config, ports DestPorts) *Dest {
-	cfg = cfg.withDefaults()
+	cfg = cfg.WithDefaults()
 	return &Dest{
 		cfg: cfg, ports: ports, slots: newSlots(cfg.InboundSlots),
 		arrivals: map[string]*arrival{}, expected: map[string]*arrival{},

@@ -33,7 +33,7 @@ type Source struct {
 
 // NewSource makes a Source. It subscribes to the hypervisor's events; Close ends that.
 func NewSource(cfg Config, ports SourcePorts) *Source {
-	cfg = cfg.withDefaults()
+	cfg = cfg.WithDefaults()
 	s := &Source{cfg: cfg, ports: ports, slots: newSlots(cfg.OutboundSlots), runs: map[string]*run{}}
 	s.cancel = ports.Hypervisor.Subscribe(s.hear)
 	return s
