@@ -1,10 +1,12 @@
 package sim_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -74,6 +76,7 @@ func (r *rig) check() tally {
 		power: map[string]int{}, ended: map[string]bool{}, froze: map[string]int{},
 	}
 	a.readViews()
+	a.slots()
 	r.stop()
 	for _, name := range r.names {
 		a.books[name] = a.read(name)
@@ -90,6 +93,37 @@ func (r *rig) check() tally {
 }
 
 func (a *audit) bad(format string, args ...any) { a.t.Errorf(format, args...) }
+
+// slots: all of them are free again.
+func (a *audit) slots() {
+	if len(a.broken) > 0 { // one that waits for people may keep its place
+		return
+	}
+	for _, name := range a.names {
+		s := a.sites[name]
+		out, in := s.SlotsLeft()
+		if c := s.Node.Agent.Migration; out != c.OutboundSlots || in != c.InboundSlots {
+			a.bad("%s: %d of %d outbound and %d of %d inbound slots are free", name, out, c.OutboundSlots, in, c.InboundSlots)
+		}
+	}
+}
+
+// watch looks all the time for a guest that lives on two hosts. After the wires between
+// two hypervisors lied (weather.twins) that can't be prevented, only ended.
+func (r *rig) watch(ctx context.Context) {
+	for ctx.Err() == nil {
+		for _, f := range r.fleet.World.Audit() {
+			r.mu.Lock()
+			broken := r.broken[f.Instance]
+			r.mu.Unlock()
+			if len(f.Running) > 1 && !broken {
+				r.t.Errorf("guest %s lives on %s", f.Instance, strings.Join(f.Running, " and "))
+				return
+			}
+		}
+		pass(150 * time.Millisecond)
+	}
+}
 
 func (a *audit) readViews() {
 	for _, name := range a.names {

@@ -61,7 +61,10 @@ func (c course) cell(t *testing.T, dir string, k, m int) (steps [2]int) {
 	defer func() { _ = os.RemoveAll(dir) }()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		r := newRig(t, ctx, setup{hosts: []string{"a", "b"}, dir: dir, node: func(string) agent.Config { return agent.Config{} }})
+		r := newRig(t, ctx, setup{hosts: []string{"a", "b"}, dir: dir, node: func(string) (c agent.Config) {
+			c.Migration.OutboundSlots, c.Migration.InboundSlots = 2, 2
+			return c
+		}})
 		defer func() {
 			cancel()
 			r.jobs.Wait()
