@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -235,7 +236,7 @@ func (a *audit) migrations() {
 	for _, name := range a.names {
 		for _, r := range a.books[name].records {
 			id := r.Migration.UUID
-			if !r.Ended() && !r.Frozen() {
+			if !r.Ended() && !r.Frozen() && !a.waits(r.Migration.Instance) {
 				a.bad("%s: the %s record of migration %s is left in phase %s (undoing: %t): %+v", name, r.Role, id, r.Phase, r.Undoing, r.Migration.Fault)
 			}
 			if r.Role != migration.RoleSource {
@@ -306,6 +307,20 @@ func (a *audit) viewsAgree() {
 	}
 }
 
+// waits reports whether people have to decide about a guest whose memory the run itself
+// split: both hosts keep what they have of it until then.
+func (a *audit) waits(id string) bool {
+	if !a.broken[id] {
+		return false
+	}
+	for _, b := range a.books {
+		if slices.ContainsFunc(b.records, func(r migration.Record) bool { return r.Migration.Instance == id && r.Frozen() }) {
+			return true
+		}
+	}
+	return false
+}
+
 // guests names every instance that was ever asked for.
 func (a *audit) guests() []string {
 	all := map[string]bool{}
@@ -347,7 +362,7 @@ func (a *audit) guest(id string) {
 	}
 	where := fmt.Sprintf("guest %s: recorded on %v (%s, generation %d), defined on %v (%s %s, generation %d), active on %v, wired on %v",
 		id, records, rec.VMState, rec.Generation, defined, dom.State, dom.Reason, dom.Generation, active, wired)
-	if a.broken[id] && a.froze[id] > 0 { // people decide; nothing was destroyed
+	if a.waits(id) {
 		return
 	}
 	if a.ended[id] {
@@ -414,12 +429,14 @@ func (a *audit) effects(id, where string) {
 // leftovers: no place kept, no tap without a guest, no event untold, no split brain.
 func (a *audit) leftovers() {
 	for _, f := range a.fleet.World.Audit() {
-		if len(f.Running) > 1 && (!a.broken[f.Instance] || a.froze[f.Instance] == 0) {
+		if len(f.Running) > 1 && !a.waits(f.Instance) {
 			a.bad("guest %s lives on %s", f.Instance, strings.Join(f.Running, " and "))
 		}
 	}
 	for _, name := range a.names {
-		if left := a.sites[name].Machine.Expected(); len(left) > 0 {
+		left := a.sites[name].Machine.Expected()
+		maps.DeleteFunc(left, func(id, _ string) bool { return a.waits(id) })
+		if len(left) > 0 {
 			a.bad("%s: places are kept for guests that do not come: %v", name, left)
 		}
 		if n := a.books[name].outbox; n > 0 {
