@@ -50,9 +50,11 @@ type lane struct {
 
 // entry is a task that waits for its turn.
 type entry struct {
-	task Task
-	op   Op
-	gate <-chan struct{}
+	task  Task
+	op    Op
+	args  any  // as decoded at admission; nil for a task of an earlier run
+	begun bool // its begin was journaled when it was accepted
+	gate  <-chan struct{}
 }
 
 // turn is the task that has the lane.
@@ -129,19 +131,22 @@ func (l *lanes) release(gate chan struct{}) {
 	}
 }
 
-// add puts a task into a lane.
-func (l *lanes) add(key string, t Task, op Op) {
+// add puts a task into a lane. It goes on when kick is called.
+func (l *lanes) add(key string, e entry) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	n := l.by[key]
 	if n == nil {
 		n = &lane{}
 		l.by[key] = n
 	}
-	n.waiting = slices.Insert(n.waiting, n.place(t), entry{task: t, op: op, gate: l.gate})
+	e.gate = l.gate
+	n.waiting = slices.Insert(n.waiting, n.place(e.task), e)
 	l.total++
-	l.mu.Unlock()
-	l.queue.Add(key, 0, struct{}{})
 }
+
+// kick has a lane carry out what was added to it.
+func (l *lanes) kick(key string) { l.queue.Add(key, 0, struct{}{}) }
 
 // place is where a task belongs among those that wait: a cast before the casts that
 // the stream has after it, anything else last. A task that an earlier run of the

@@ -110,7 +110,8 @@ func (a *Agent) takeUp(tasks []Task) {
 		if e.now != nil {
 			a.atOnce(t, op)
 		} else {
-			a.lanes.add(t.Instance, t, op)
+			a.lanes.add(t.Instance, entry{task: t, op: op})
+			a.lanes.kick(t.Instance)
 		}
 	}
 }
@@ -177,7 +178,7 @@ func (a *Agent) thread(fn func(context.Context) error) {
 
 // threads starts what runs as long as the agent does.
 func (a *Agent) threads() {
-	a.thread(a.publishEvents)
+	a.thread(a.tellEvents)
 	a.thread(a.publishViews)
 	a.thread(a.beat)
 	a.thread(a.net.Run)

@@ -75,10 +75,11 @@ func (a *Agent) look(ctx context.Context, id string, e virt.Event) error {
 	return nil
 }
 
-// names of instance events, by what the hypervisor said.
+// names of instance events, by what the hypervisor said. A shutdown is told as what came
+// of it, for whether it or the stop that follows at once is looked at is chance.
 var eventNames = map[virt.EventKind]string{ //nolint:exhaustive // the others change no record
 	virt.EventStarted: "started", virt.EventResumed: "resumed", virt.EventSuspended: "paused", virt.EventStopped: "stopped",
-	virt.EventShutdown: "shutdown", virt.EventCrashed: "crashed", virt.EventPMSuspended: "suspended", virt.EventRebooted: "guest-rebooted",
+	virt.EventCrashed: "crashed", virt.EventPMSuspended: "suspended", virt.EventRebooted: "guest-rebooted",
 }
 
 // nameOf names a change by the event that made it be seen, or by what came of it
