@@ -62,7 +62,11 @@ func (a *Agent) onEvent(e virt.Event) {
 // look handles what onEvent noted; the empty domain stands for the hypervisor.
 func (a *Agent) look(ctx context.Context, id string, e virt.Event) error {
 	if id != "" {
-		return a.restate(ctx, id, e)
+		err := a.restate(ctx, id, e)
+		if err != nil { // the journal takes nothing: what was seen must not be lost
+			a.lookLater(id)
+		}
+		return err
 	}
 	if e.Kind == virt.EventConnected {
 		return a.takeInventory(ctx)
@@ -249,7 +253,8 @@ func (a *Agent) repair(ctx context.Context, r reconcile.Repair) {
 		err = a.rewire(ctx, r.Instance)
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {
-		log.Error("the instance was not repaired", logkit.Err(err))
+		log.Error("the instance was not repaired yet", logkit.Err(err))
+		a.lookLater(r.Instance)
 	}
 }
 

@@ -159,6 +159,9 @@ func (d *Dest) forget(a *arrival) {
 	}
 }
 
+// SlotsLeft tells how many inbound slots are free, as [Source.SlotsLeft] does.
+func (d *Dest) SlotsLeft() int { return d.slots.left() }
+
 // Active tells how many guests are expected here.
 func (d *Dest) Active() int {
 	d.mu.Lock()

@@ -201,6 +201,10 @@ func (s *Source) find(method, instanceID, migrationID string) (*run, error) {
 	return r, nil
 }
 
+// SlotsLeft tells how many outbound slots are free; below zero: more migrations that ran
+// already were taken up than there are slots.
+func (s *Source) SlotsLeft() int { return s.slots.left() }
+
 // Active tells how many migrations are on their way out of this host, those that
 // wait included.
 func (s *Source) Active() int {
