@@ -29,7 +29,8 @@ type run struct {
 	accepted bool          // Accept has journaled it; guarded by Source.mu
 	wake     chan struct{} // one beat of the monitor, now
 
-	saving chan struct{} // holds a token: one change of the record at a time, in journal order; before mu
+	limiting chan struct{} // holds a token: one change of the hypervisor's limit at a time
+	saving   chan struct{} // holds a token: one change of the record at a time, in journal order; before mu
 
 	mu      sync.Mutex
 	rec     Record
@@ -37,6 +38,7 @@ type run struct {
 	job     *virt.Job               // of the job-completed event
 	forced  *green.Event[Action]    // somebody waits for force-complete
 	slot    bool
+	inForce limits // of bandwidth, MiB/s, that the hypervisor has
 	line    timeline
 	resumed bool // this walk began at a phase after accept
 }
@@ -46,6 +48,7 @@ func newRun(s *Source, rec Record) *run {
 	return &run{
 		s: s, id: rec.Migration.UUID, instance: rec.Migration.Instance,
 		rec: rec, resumed: rec.Phase != PhaseAccept, wake: make(chan struct{}, 1), saving: make(chan struct{}, 1),
+		limiting: make(chan struct{}, 1), line: timeline{moments: rec.Timeline},
 	}
 }
 
@@ -94,6 +97,7 @@ func (r *run) save(ctx context.Context, change func(*Record)) error {
 	}
 	defer func() { <-r.saving }()
 	next := r.record()
+	next.Timeline = r.remembered()
 	change(&next)
 	next.UpdatedAt = time.Now()
 	next.Migration.UpdatedAt = next.UpdatedAt
@@ -319,5 +323,7 @@ func (r *run) peerArgs() api.PeerMigrateArgs {
 		Storage:    rec.Storage,
 		Copies:     targetsOf(rec.Copies),
 		TLS:        r.s.cfg.NativeTLS,
+		PostCopy:   r.canPostCopy(),
+		CPU:        rec.CPU,
 	}
 }
