@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
@@ -20,10 +21,12 @@ type plan struct {
 	message rpc.Message
 	task    Task
 	op      Op
+	args    any     // decoded
 	verdict Verdict // zero: nothing new, see known
 	now     bool    // carried out at admission
 	known   *Task   // the id is taken: its task as the journal has it
 	clash   bool    // and this message asks for something else
+	begun   bool    // it found its instance free and began when it was accepted
 }
 
 // waits reports whether the plan's task is to join its instance's lane.
@@ -65,7 +68,7 @@ func (a *Agent) admit(m rpc.Message, style api.Style, sequence uint64, lane func
 	if verdict == Refuse {
 		return refused(m, t, refusal(t.Method, t.Instance, held))
 	}
-	return plan{message: m, task: t, op: op, verdict: verdict, now: e.now != nil}
+	return plan{message: m, task: t, op: op, args: args, verdict: verdict, now: e.now != nil}
 }
 
 // again handles an id that is known: the same request is told its state once more,
@@ -98,23 +101,28 @@ func refused(m rpc.Message, t Task, err error) plan {
 	return plan{message: m, task: t, verdict: Refuse}
 }
 
-// journal makes the plans durable in one transaction, which also looks once more
-// whether an id was used meanwhile: calls and casts are admitted side by side.
-func (a *Agent) journal(ctx context.Context, plans []plan) error {
-	var written []plan
-	err := a.ledger.commit(ctx, func(c *change) error {
-		written = append([]plan(nil), plans...) // this function may run again
+// journal gives an update that makes the plans durable in one transaction, which also
+// looks once more whether an id was used meanwhile: calls and casts are admitted side
+// by side. The tasks join their lanes as the journal has them, in its order, and go on
+// when they are kicked. taken is given the plans as they were carried out.
+func (a *Agent) journal(plans []plan, taken func([]plan)) func(*change) error {
+	return func(c *change) error {
+		written := slices.Clone(plans) // this function may run again
 		for i := range written {
 			if err := a.write(c, &written[i]); err != nil {
 				return err
 			}
 		}
+		c.then = append(c.then, func() {
+			for _, p := range written {
+				if p.waits() {
+					a.lanes.add(p.task.Instance, entry{task: p.task, op: p.op, args: p.args, begun: p.begun})
+				}
+			}
+			taken(written)
+		})
 		return nil
-	})
-	if err == nil {
-		copy(plans, written)
 	}
-	return err
 }
 
 func (a *Agent) write(c *change, p *plan) error {
@@ -127,7 +135,7 @@ func (a *Agent) write(c *change, p *plan) error {
 		case ok:
 			*p = a.again(*p, known)
 		default:
-			return c.putTask(p.task)
+			return a.take(c, p)
 		}
 	}
 	if p.task.Style != api.Cast {
@@ -137,6 +145,29 @@ func (a *Agent) write(c *change, p *plan) error {
 		return err
 	}
 	return a.tellAgain(c, *p.known) // the last word under this id is the first request's
+}
+
+// take writes a new task. One that finds its instance free is accepted and begins in
+// the same transaction; another has its begin when its turn comes.
+func (a *Agent) take(c *change, p *plan) error {
+	if p.task.State.Ended() {
+		return c.putTask(p.task)
+	}
+	free := c.take(p.task.Instance)
+	e := a.endpoints[p.task.Method]
+	_, arrives := a.arrivalOf(p.task.Instance)
+	if !free || arrives || !p.waits() || !e.plain() || a.lanes.shutGate() != nil {
+		return c.putTask(p.task)
+	}
+	inst, known := c.instance(p.task.Instance)
+	if a.lawful(e, p.task, p.args, inst, known) != nil { // its turn ends it
+		return c.putTask(p.task)
+	}
+	if err := c.taskEvent(p.task, ""); err != nil {
+		return err
+	}
+	p.begun, p.task.State = true, api.TaskRunning
+	return a.hold(c, &job{task: p.task, args: p.args, held: true}, e)
 }
 
 // tellAgain publishes a state that was, or may have been, told before.
@@ -161,7 +192,7 @@ func (a *Agent) launch(ctx context.Context, p plan) {
 	case p.now:
 		a.atOnce(p.task, p.op)
 	default:
-		a.lanes.add(p.task.Instance, p.task, p.op)
+		a.lanes.kick(p.task.Instance)
 		if p.verdict == TakeOver {
 			a.takeOver(p.task)
 		}
@@ -172,7 +203,8 @@ func (a *Agent) launch(ctx context.Context, p plan) {
 // in its order.
 func (a *Agent) atOnce(t Task, op Op) {
 	if op == OpTell {
-		a.asides.add(t.Method+"/"+t.Instance, t, op)
+		a.asides.add(t.Method+"/"+t.Instance, entry{task: t, op: op})
+		a.asides.kick(t.Method + "/" + t.Instance)
 		return
 	}
 	a.spawn(func(ctx context.Context) { a.carryOut(ctx, t, false) })

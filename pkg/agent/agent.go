@@ -26,6 +26,7 @@ type Config struct {
 
 	ReportInterval    time.Duration // between two heartbeats; 10 s (nova's report_interval)
 	ReconcileInterval time.Duration // between two inventories; 10 min (nova's sync_power_state_interval)
+	ReviewInterval    time.Duration // between two looks at migrations of unknown outcome; 60 s
 	StartWait         time.Duration // how long tasks wait for the first inventory after a start; 10 s
 	StopTimeout       time.Duration // how long Stop waits for tasks to notice; 5 s
 	AckWait           time.Duration // the stream's redelivery time; 5 s
@@ -33,6 +34,7 @@ type Config struct {
 	TaskRetention     time.Duration // how long ended tasks and migrations are remembered; 24 h
 	JournalTimeout    time.Duration // one write that must not be lost, before it is said and tried again; 30 s
 	LookTimeout       time.Duration // the look at an instance when its task ends; 10 s
+	ArrivalWait       time.Duration // how long a migration or pause waits for the end of the guest's own arrival; 60 s
 	PublishTimeout    time.Duration // one event or view entry; 5 s
 	CleanupTimeout    time.Duration // removing what a failed build left; 120 s
 	ViewInterval      time.Duration // between two rounds of view writing; 200 ms
@@ -61,6 +63,7 @@ func (c Config) withDefaults() Config {
 	}
 	d(&c.ReportInterval, 10*time.Second)
 	d(&c.ReconcileInterval, 10*time.Minute)
+	d(&c.ReviewInterval, time.Minute)
 	d(&c.StartWait, 10*time.Second)
 	d(&c.StopTimeout, 5*time.Second)
 	d(&c.AckWait, 5*time.Second)
@@ -68,6 +71,7 @@ func (c Config) withDefaults() Config {
 	d(&c.TaskRetention, 24*time.Hour)
 	d(&c.JournalTimeout, 30*time.Second)
 	d(&c.LookTimeout, 10*time.Second)
+	d(&c.ArrivalWait, 60*time.Second)
 	d(&c.PublishTimeout, 5*time.Second)
 	d(&c.CleanupTimeout, 120*time.Second)
 	d(&c.ViewInterval, 200*time.Millisecond)

@@ -80,15 +80,18 @@ func (a *Agent) raise(ctx context.Context, inst instance.Instance) error {
 }
 
 // raze removes everything of an instance but its record; it goes on where it can
-// and gives all that it could not do.
+// and gives all that it could not do. A guest that may still run keeps its ports: the
+// instance stays, and must not stay without them.
 func (a *Agent) raze(ctx context.Context, inst instance.Instance) error {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.CleanupTimeout)
 	defer cancel()
-	err := errors.Join(
-		ignoreGone(a.hv.Destroy(ctx, inst.UUID)),
-		ignoreGone(a.hv.Undefine(ctx, inst.UUID, true)),
-		a.net.Unplug(ctx, inst.UUID, portsOf(inst)),
-	)
+	err := ignoreGone(a.hv.Destroy(ctx, inst.UUID))
+	if err == nil {
+		err = errors.Join(
+			ignoreGone(a.hv.Undefine(ctx, inst.UUID, true)),
+			a.net.Unplug(ctx, inst.UUID, portsOf(inst)),
+		)
+	}
 	if err != nil {
 		logkit.From(ctx).Warn("something of the instance stayed behind", logkit.Err(err))
 	}

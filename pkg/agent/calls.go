@@ -64,11 +64,14 @@ func (a *Agent) perform(ctx context.Context, m rpc.Message) rpc.Reply {
 	}
 	wait := a.waiters.add(m.RequestID)
 	defer a.waiters.drop(m.RequestID, wait)
-	if err := a.journal(ctx, plans); err != nil {
+	p := plans[0]
+	taken := func(plans []plan) {
+		p = plans[0]
+		a.launch(a.base, p)
+	}
+	if err := a.ledger.commit(ctx, a.journal(plans, taken)); err != nil {
 		return rpc.Reply{Err: fault.Wire(err)}
 	}
-	p := plans[0]
-	a.launch(a.base, p)
 	if p.verdict == Refuse || p.task.State.Ended() {
 		return p.task.reply()
 	}

@@ -16,12 +16,14 @@ type change struct {
 	tx        *state.Tx
 	host      string
 	now       time.Time
-	puts      []instance.Instance
+	puts      []*instance.Instance
 	drops     []string
 	recs      []migration.Record
 	forgotten []string // keys of records that are removed
 	set       *setting
-	ended     int // tasks that ended, less those that were removed
+	taken     []string // instances, once for each task that was accepted for them
+	left      []string // and for each that ended
+	ended     int      // tasks that ended, less those that were removed
 	events    []state.OutEvent
 	then      []func() // called when it is on disk, before its events are let out
 }
@@ -38,7 +40,7 @@ func (c *change) instances() inTx {
 // putInstance writes an instance's record, with its time of change.
 func (c *change) putInstance(i instance.Instance) error {
 	i.UpdatedAt = c.now
-	c.puts = append(c.puts, i)
+	c.puts = append(c.puts, &i)
 	c.instances()[i.UUID] = &i
 	return instanceTable.Put(c.tx, i.UUID, i)
 }
@@ -89,11 +91,32 @@ func (c *change) putTask(t Task) error {
 			return err
 		}
 	}
+	return c.taskEvent(t, about)
+}
+
+// taskEvent tells the state of a cast's task.
+func (c *change) taskEvent(t Task, about string) error {
 	if t.Style != api.Cast {
 		return nil
 	}
 	return c.event(state.OutEvent{Kind: api.EventTask, ID: t.ID, MsgID: t.ID + "/" + string(t.State), Instance: about}, t.event(c.host, c.now))
 }
+
+// takenInTx counts the tasks that the transaction that is being written has accepted.
+type takenInTx map[string]int
+
+// take notes that a task was accepted for an instance, and tells whether no other is
+// open: no task that was accepted before it can still be carried out.
+func (c *change) take(id string) (free bool) {
+	taken, _ := c.tx.Memo("taken", func() any { return takenInTx{} }).(takenInTx)
+	free = taken[id] == 0 && c.ledger.openTasks(id) == 0
+	taken[id]++
+	c.taken = append(c.taken, id)
+	return free
+}
+
+// leave notes that a task of an instance that was taken has ended.
+func (c *change) leave(id string) { c.left = append(c.left, id) }
 
 // endedKey sorts ended tasks by the time of their end.
 func endedKey(t Task) string {

@@ -20,6 +20,9 @@ type endpoint struct {
 	now      func(*Agent, context.Context, *job) (outcome, error) // carried out at admission
 }
 
+// plain reports whether a task's begin asks for nothing but its instance's record.
+func (e endpoint) plain() bool { return e.verb != nil && !e.newcomer && e.op != OpRebootSoft }
+
 // endpoints is the table; a method that is not in it is unsupported.
 func endpoints() map[string]endpoint {
 	return map[string]endpoint{

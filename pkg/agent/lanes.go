@@ -36,6 +36,7 @@ type lanes struct {
 	mu    sync.Mutex
 	gate  chan struct{} // closed when what waits for it may begin; nil: the gate is open
 	by    map[string]*lane
+	pins  map[string]chan struct{} // instances that are being rewired; closed when it is done
 	total int
 	freed chan struct{} // closed when total falls; nil while nobody waits for that
 }
@@ -49,9 +50,11 @@ type lane struct {
 
 // entry is a task that waits for its turn.
 type entry struct {
-	task Task
-	op   Op
-	gate <-chan struct{}
+	task  Task
+	op    Op
+	args  any  // as decoded at admission; nil for a task of an earlier run
+	begun bool // its begin was journaled when it was accepted
+	gate  <-chan struct{}
 }
 
 // turn is the task that has the lane.
@@ -62,7 +65,41 @@ type turn struct {
 	cancel    context.CancelCauseFunc
 }
 
-func newLanes() *lanes { return &lanes{by: map[string]*lane{}} }
+func newLanes() *lanes { return &lanes{by: map[string]*lane{}, pins: map[string]chan struct{}{}} }
+
+// pin keeps the tasks of an instance from beginning until it is released; false when
+// one runs, or another pin is set.
+func (l *lanes) pin(key string) (release func(), ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.by[key]; l.pins[key] != nil || n != nil && n.holder() != nil {
+		return nil, false
+	}
+	done := make(chan struct{})
+	l.pins[key] = done
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.pins, key)
+		close(done)
+	}, true
+}
+
+// unpinned waits until an instance is not pinned.
+func (l *lanes) unpinned(ctx context.Context, key string) error {
+	l.mu.Lock()
+	done := l.pins[key]
+	l.mu.Unlock()
+	if done == nil {
+		return nil
+	}
+	select {
+	case <-done: // it is not pinned again while its task has the lane
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
 
 // shut makes the tasks that are added from now on wait until the gate that it gives
 // is released.
@@ -94,19 +131,22 @@ func (l *lanes) release(gate chan struct{}) {
 	}
 }
 
-// add puts a task into a lane.
-func (l *lanes) add(key string, t Task, op Op) {
+// add puts a task into a lane. It goes on when kick is called.
+func (l *lanes) add(key string, e entry) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	n := l.by[key]
 	if n == nil {
 		n = &lane{}
 		l.by[key] = n
 	}
-	n.waiting = slices.Insert(n.waiting, n.place(t), entry{task: t, op: op, gate: l.gate})
+	e.gate = l.gate
+	n.waiting = slices.Insert(n.waiting, n.place(e.task), e)
 	l.total++
-	l.mu.Unlock()
-	l.queue.Add(key, 0, struct{}{})
 }
+
+// kick has a lane carry out what was added to it.
+func (l *lanes) kick(key string) { l.queue.Add(key, 0, struct{}{}) }
 
 // place is where a task belongs among those that wait: a cast before the casts that
 // the stream has after it, anything else last. A task that an earlier run of the

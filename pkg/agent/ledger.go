@@ -57,13 +57,14 @@ type ledger struct {
 	byGuest   map[string]map[string]struct{} // keys of records, by instance
 	open      map[string]struct{}            // keys of records that wait for something
 	setting   setting
+	tasksOf   map[string]int // how many tasks of each instance are accepted and have not ended
 }
 
 func newLedger(host string, keep int, store *state.Store, views *viewSet) *ledger {
 	return &ledger{
 		host: host, store: store, views: views, out: newOutbox(), full: make(chan struct{}, 1), keep: keep,
 		instances: map[string]instance.Instance{}, records: map[string]migration.Record{},
-		byGuest: map[string]map[string]struct{}{}, open: map[string]struct{}{},
+		byGuest: map[string]map[string]struct{}{}, open: map[string]struct{}{}, tasksOf: map[string]int{},
 	}
 }
 
@@ -88,6 +89,7 @@ func (l *ledger) load() (open []Task, bad []error, err error) {
 				l.ended.Add(1)
 			default:
 				open = append(open, t)
+				l.tasksOf[t.Instance]++
 			}
 			l.order.Store(max(l.order.Load(), r.Value.Order))
 		}
@@ -138,14 +140,23 @@ func (l *ledger) dropRecordLocked(key string) {
 // and readers see it. fn may run more than once; what it does goes through its
 // change alone.
 func (l *ledger) commit(ctx context.Context, fn func(*change) error) error {
-	return l.store.Update(ctx, func(tx *state.Tx) error {
+	return l.store.Update(ctx, l.update(fn))
+}
+
+// commitFirst is commit ahead of the updates that wait.
+func (l *ledger) commitFirst(ctx context.Context, fn func(*change) error) error {
+	return l.store.UpdateFirst(ctx, l.update(fn))
+}
+
+func (l *ledger) update(fn func(*change) error) func(*state.Tx) error {
+	return func(tx *state.Tx) error {
 		c := &change{ledger: l, tx: tx, host: l.host, now: time.Now().UTC()}
 		if err := fn(c); err != nil {
 			return err
 		}
 		tx.OnCommit(func() { l.apply(c) })
 		return nil
-	})
+	}
 }
 
 // apply brings a committed change into the copy, marks the views and lets its
@@ -153,7 +164,7 @@ func (l *ledger) commit(ctx context.Context, fn func(*change) error) error {
 func (l *ledger) apply(c *change) {
 	l.mu.Lock()
 	for _, i := range c.puts {
-		l.instances[i.UUID] = i
+		l.instances[i.UUID] = *i
 	}
 	for _, id := range c.drops {
 		delete(l.instances, id)
@@ -167,6 +178,7 @@ func (l *ledger) apply(c *change) {
 	if c.set != nil {
 		l.setting = *c.set
 	}
+	l.countLocked(c)
 	l.mu.Unlock()
 	for _, i := range c.puts {
 		l.views.mark(rpc.Instances, i.UUID)
@@ -184,6 +196,25 @@ func (l *ledger) apply(c *change) {
 	if c.ended != 0 && l.ended.Add(int64(c.ended)) > int64(l.keep) {
 		signal(l.full)
 	}
+}
+
+// countLocked keeps the number of open tasks of each instance.
+func (l *ledger) countLocked(c *change) {
+	for _, id := range c.taken {
+		l.tasksOf[id]++
+	}
+	for _, id := range c.left {
+		if l.tasksOf[id]--; l.tasksOf[id] <= 0 {
+			delete(l.tasksOf, id)
+		}
+	}
+}
+
+// openTasks tells how many tasks of an instance are accepted and have not ended.
+func (l *ledger) openTasks(id string) int {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.tasksOf[id]
 }
 
 // tasks reads the tasks that are known among ids, and those that can't be read.

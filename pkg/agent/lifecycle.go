@@ -110,7 +110,8 @@ func (a *Agent) takeUp(tasks []Task) {
 		if e.now != nil {
 			a.atOnce(t, op)
 		} else {
-			a.lanes.add(t.Instance, t, op)
+			a.lanes.add(t.Instance, entry{task: t, op: op})
+			a.lanes.kick(t.Instance)
 		}
 	}
 }
@@ -177,12 +178,13 @@ func (a *Agent) thread(fn func(context.Context) error) {
 
 // threads starts what runs as long as the agent does.
 func (a *Agent) threads() {
-	a.thread(a.publishEvents)
+	a.thread(a.tellEvents)
 	a.thread(a.publishViews)
 	a.thread(a.beat)
 	a.thread(a.net.Run)
 	a.thread(func(ctx context.Context) error { return a.looks.Run(ctx, a.cfg.RepairWorkers, a.look) })
 	a.thread(a.housekeep)
+	a.thread(a.reviews)
 	a.thread(a.forget)
 	a.serveLanes(a.lanes, true)
 	a.serveLanes(a.asides, false)

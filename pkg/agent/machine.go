@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -70,10 +71,11 @@ func (a *Agent) look(ctx context.Context, id string, e virt.Event) error {
 	return nil
 }
 
-// names of instance events, by what the hypervisor said.
+// names of instance events, by what the hypervisor said. A shutdown is told as what came
+// of it, for whether it or the stop that follows at once is looked at is chance.
 var eventNames = map[virt.EventKind]string{ //nolint:exhaustive // the others change no record
 	virt.EventStarted: "started", virt.EventResumed: "resumed", virt.EventSuspended: "paused", virt.EventStopped: "stopped",
-	virt.EventShutdown: "shutdown", virt.EventCrashed: "crashed", virt.EventPMSuspended: "suspended", virt.EventRebooted: "guest-rebooted",
+	virt.EventCrashed: "crashed", virt.EventPMSuspended: "suspended", virt.EventRebooted: "guest-rebooted",
 }
 
 // nameOf names a change by the event that made it be seen, or by what came of it
@@ -107,6 +109,26 @@ func (a *Agent) restate(ctx context.Context, id string, e virt.Event) error {
 		return nil
 	}
 	return a.follow(ctx, id, e, power)
+}
+
+// rewire plugs the ports of a guest that lives here. No task of the instance begins
+// meanwhile: one that ended it would have its ports made again behind its back. While
+// one runs it is tried again later, for that may end without a look at the ports.
+func (a *Agent) rewire(ctx context.Context, id string) error {
+	release, ok := a.lanes.pin(id)
+	if !ok {
+		a.lookLater(id)
+		return nil
+	}
+	defer release()
+	inst, known := a.ledger.instance(id)
+	if !known || inst.TaskState != instance.TaskNone || slices.ContainsFunc(a.ledger.migrationsOf(id), waits) {
+		return nil
+	}
+	if err := a.net.Plug(ctx, id, portsOf(inst)); err != nil {
+		return err
+	}
+	return a.net.Activate(ctx, id, portsOf(inst))
 }
 
 // follow writes down how the hypervisor has an instance that no task holds.
@@ -210,27 +232,34 @@ func (a *Agent) repair(ctx context.Context, r reconcile.Repair) {
 		return
 	case reconcile.Restate:
 		log.Info("the record follows the hypervisor", logkit.Key("reason").Of(r.Reason))
-		err = a.restate(ctx, r.Instance, virt.Event{Kind: eventOf(r.VMState), Domain: r.Instance, Reason: "reconciled"})
+		err = a.restate(ctx, r.Instance, virt.Event{Kind: eventOf(r.VMState), Domain: r.Instance, Reason: reconciled})
 	case reconcile.Missing:
 		log.Warn("the instance has no domain", logkit.Key("reason").Of(r.Reason))
 		err = a.markMissing(ctx, r)
 	}
-	if inst, known := a.ledger.instance(r.Instance); known && r.Active && err == nil {
-		err = a.net.Plug(ctx, inst.UUID, portsOf(inst))
-		if err == nil {
-			err = a.net.Activate(ctx, inst.UUID, portsOf(inst))
-		}
+	if r.Active && err == nil {
+		err = a.rewire(ctx, r.Instance)
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {
 		log.Error("the instance was not repaired", logkit.Err(err))
 	}
 }
 
-// lookLater has an instance looked at again that an inventory left to the task or the
-// migration that held it: they may end without a look at the guest.
+// reconciled is the reason of a look that an inventory asked for.
+const reconciled = virt.Reason("reconciled")
+
+// lookLater has an instance looked at again, and its ports, that an inventory left to the
+// task or the migration that held it: they may end without a look at the guest.
 func (a *Agent) lookLater(id string) {
-	green.SpawnAfter(a.base, a.cfg.RetryLimit, func(context.Context) (struct{}, error) {
-		a.looks.Add(id, 0, virt.Event{Domain: id, Reason: "reconciled"})
+	green.SpawnAfter(a.base, a.cfg.RetryLimit, func(ctx context.Context) (struct{}, error) {
+		a.looks.Add(id, 0, virt.Event{Domain: id, Reason: reconciled})
+		d, err := a.hv.Lookup(ctx, id)
+		if inst, known := a.ledger.instance(id); err == nil && known && d.Active() && d.Generation == inst.Generation {
+			err = a.rewire(ctx, id)
+		}
+		if err != nil && !isGone(err) && ctx.Err() == nil { // while the hypervisor is away, the inventory after its return looks
+			logkit.From(ctx).Warn("an instance could not be looked at again", logkit.Instance.Of(id), logkit.Err(err))
+		}
 		return struct{}{}, nil
 	})
 }

@@ -150,6 +150,8 @@ func (a *Agent) postIncoming(ctx context.Context, args any) (any, error) {
 	owned, err := a.dest.Post(ctx, v)
 	if err == nil && owned.Owned { // the source takes its entry away when it hears this: ours is to stand then
 		a.showNow(ctx, rpc.Instances, v.Instance)
+		inst, known := a.ledger.instance(v.Instance)
+		owned.Superseded = !known || inst.Generation > v.Generation
 	}
 	return owned, err
 }

@@ -12,9 +12,8 @@ import (
 )
 
 const (
-	outboxBatch = 512  // events that are published at once
-	outboxRoom  = 4096 // events that may wait in memory; the others are read from the journal
-	showWorkers = 32   // view entries that are written at once, before the events that tell of them
+	outboxBatch = 1024  // events that are published at once
+	outboxRoom  = 16384 // events that may wait in memory, some 10 MB; the others are read from the journal
 )
 
 /*
@@ -29,15 +28,20 @@ while the bus is away, the journal alone has them.
 mu guards the fields below it.
 */
 type outbox struct {
-	wake chan struct{} // has room for one
+	wake chan struct{} // has room for one; filled when there is something to tell
+	drop chan struct{} // has room for one; filled when there is something to drop
 
-	mu     sync.Mutex
-	queue  []state.OutEvent
-	behind bool
-	last   uint64 // of the newest event that may be told
+	mu      sync.Mutex
+	queue   []state.OutEvent
+	behind  bool
+	last    uint64 // of the newest event that may be told
+	told    uint64 // of the newest event that the bus has
+	dropped uint64 // of the newest event that the journal has dropped
 }
 
-func newOutbox() *outbox { return &outbox{wake: make(chan struct{}, 1), behind: true} }
+func newOutbox() *outbox {
+	return &outbox{wake: make(chan struct{}, 1), drop: make(chan struct{}, 1), behind: true}
+}
 
 // begin says which event is the newest of an earlier run.
 func (o *outbox) begin(last uint64) {
@@ -72,9 +76,9 @@ func (o *outbox) next(store *state.Store) (events []state.OutEvent, bad []error,
 		defer o.mu.Unlock()
 		return o.queue[:min(len(o.queue), outboxBatch)], nil, nil
 	}
-	last := o.last
+	last, told := o.last, o.told
 	o.mu.Unlock()
-	err = store.View(func(tx *state.Tx) error { events, bad = state.PendingEvents(tx, outboxBatch); return nil })
+	err = store.View(func(tx *state.Tx) error { events, bad = state.PendingEvents(tx, told, outboxBatch); return nil })
 	for i, e := range events {
 		if e.Sequence > last {
 			events = events[:i]
@@ -94,14 +98,29 @@ func (o *outbox) next(store *state.Store) (events []state.OutEvent, bad []error,
 	return nil, bad, nil
 }
 
-// told forgets events that the bus has and the journal has dropped.
-func (o *outbox) told(last uint64) {
+// tell forgets events that the bus has, and has the journal drop them.
+func (o *outbox) tell(last uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.told = last
 	for len(o.queue) > 0 && o.queue[0].Sequence <= last {
 		o.queue[0] = state.OutEvent{}
 		o.queue = o.queue[1:]
 	}
+	signal(o.drop)
+}
+
+// toDrop gives how far the journal may drop events, and how far it has.
+func (o *outbox) toDrop() (last, dropped uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.told, o.dropped
+}
+
+func (o *outbox) haveDropped(last uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.dropped = last
 }
 
 // signal fills a channel with room for one.
@@ -112,9 +131,20 @@ func signal(ch chan struct{}) {
 	}
 }
 
-// publishEvents empties the outbox in order: publish, then drop. While the bus is
-// away events stay in the journal.
-func (a *Agent) publishEvents(ctx context.Context) error {
+// tellEvents publishes events and drops them from the journal, side by side; at the
+// agent's stop nothing that was told stays there.
+func (a *Agent) tellEvents(ctx context.Context) error {
+	dropper := green.Spawn(ctx, func(ctx context.Context) (struct{}, error) { a.dropEvents(ctx); return struct{}{}, nil })
+	a.publishEvents(ctx)
+	<-dropper.Done()
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.StopTimeout)
+	defer cancel()
+	return a.dropTold(bounded)
+}
+
+// publishEvents empties the outbox in order: publish, then have it dropped. While the
+// bus is away events stay in the journal.
+func (a *Agent) publishEvents(ctx context.Context) {
 	pause := a.cfg.RetryFirst
 	for ctx.Err() == nil {
 		n, err := a.publishBatch(ctx)
@@ -131,7 +161,6 @@ func (a *Agent) publishEvents(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
 }
 
 func (a *Agent) publishBatch(ctx context.Context) (int, error) {
@@ -145,7 +174,7 @@ func (a *Agent) publishBatch(ctx context.Context) (int, error) {
 	if len(waiting) == 0 {
 		return 0, nil
 	}
-	a.showAll(ctx, waiting)
+	a.showNow(ctx, rpc.Instances, aboutOf(waiting)...) // whoever hears the news then finds it there
 	events := make([]rpc.Event, 0, len(waiting))
 	for _, e := range waiting {
 		events = append(events, rpc.Event{Host: a.cfg.Host, Kind: e.Kind, ID: e.ID, MsgID: e.MsgID, Body: e.Body})
@@ -153,25 +182,15 @@ func (a *Agent) publishBatch(ctx context.Context) (int, error) {
 	bounded, cancel := context.WithTimeout(ctx, a.cfg.PublishTimeout)
 	stored, failed := a.bus.PublishAll(bounded, events)
 	cancel()
-	if stored == 0 {
-		return 0, failed
+	if stored > 0 {
+		a.ledger.out.tell(waiting[stored-1].Sequence)
 	}
-	sent := make([]uint64, 0, stored)
-	for _, e := range waiting[:stored] {
-		sent = append(sent, e.Sequence)
-	}
-	if err := a.store.Update(ctx, func(tx *state.Tx) error { return state.DropEvents(tx, sent) }); err != nil {
-		return 0, err
-	}
-	a.ledger.out.told(sent[stored-1])
 	return stored, failed
 }
 
-// showAll brings the views of what events tell of up to date: whoever hears the
-// news then finds it there.
-func (a *Agent) showAll(ctx context.Context, events []state.OutEvent) {
+// aboutOf names the instances that events tell of.
+func aboutOf(events []state.OutEvent) (ids []string) {
 	seen := make(map[string]struct{}, len(events))
-	var ids []string
 	for _, e := range events {
 		if _, twice := seen[e.Instance]; e.Instance == "" || twice {
 			continue
@@ -179,15 +198,41 @@ func (a *Agent) showAll(ctx context.Context, events []state.OutEvent) {
 		seen[e.Instance] = struct{}{}
 		ids = append(ids, e.Instance)
 	}
-	if len(ids) == 1 {
-		a.showNow(ctx, rpc.Instances, ids[0])
-		return
-	}
-	pool := green.NewPool(showWorkers)
-	for _, id := range ids {
-		if pool.SpawnN(ctx, func(ctx context.Context) error { a.showNow(ctx, rpc.Instances, id); return nil }) != nil {
-			break
+	return ids
+}
+
+// dropEvents takes out of the journal what was told, while the next events are on
+// their way. What is told and still there after a crash is told again: its MsgID, and
+// what it says, make that harmless.
+func (a *Agent) dropEvents(ctx context.Context) {
+	out := a.ledger.out
+	pause := a.cfg.RetryFirst
+	for {
+		select {
+		case <-out.drop:
+		case <-ctx.Done():
+			return
 		}
+		err := a.dropTold(ctx)
+		if err == nil {
+			pause = a.cfg.RetryFirst
+			continue
+		}
+		logkit.From(ctx).Debug("events that were told can't be taken out of the journal, trying again", logkit.Err(err))
+		_ = green.Sleep(ctx, pause)
+		pause = min(2*pause, a.cfg.RetryLimit)
+		signal(out.drop)
 	}
-	_ = pool.WaitAll(ctx) // it ends early with ctx alone
+}
+
+func (a *Agent) dropTold(ctx context.Context) error {
+	last, dropped := a.ledger.out.toDrop()
+	if last <= dropped {
+		return nil
+	}
+	if err := a.store.Update(ctx, func(tx *state.Tx) error { return state.DropEvents(tx, last) }); err != nil {
+		return err
+	}
+	a.ledger.out.haveDropped(last)
+	return nil
 }

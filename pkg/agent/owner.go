@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/inventory"
 	"github.com/compute-agent/compute-agent/pkg/migration"
@@ -47,6 +49,9 @@ func (o owner) CanClaim(_ context.Context, args api.PeerMigrateArgs) []string {
 	}
 	if r, claimed := o.a.claimOf(id); claimed && r.Migration.UUID != args.Migration {
 		reasons = append(reasons, fmt.Sprintf("another migration of it comes here: %s", r.Migration.UUID))
+	}
+	if r, leaving := o.a.leavingOf(id); leaving { // its clean-up would take what is made for the guest
+		reasons = append(reasons, fmt.Sprintf("migration %s, which took it away from here, has not ended yet (%s)", r.Migration.UUID, r.Migration.Status))
 	}
 	return append(reasons, inventory.Reasons(o.a.cfg.Inventory, o.a.resources(id), args.Instance.Spec)...)
 }
@@ -90,8 +95,11 @@ func (o owner) Own(ctx context.Context, r migration.Record) error {
 		}
 		return o.save(c, r)
 	})
-	if err == nil { // before the source hears of it and forgets the instance
-		o.a.showNow(ctx, rpc.Instances, r.Migration.Instance)
+	if err == nil { // at once, but nothing waits for the bus: the guest may stand still until its ports and it go on
+		green.SpawnN(o.a.base, func(ctx context.Context) error { //nolint:contextcheck // it outlives the request
+			o.a.showNow(ctx, rpc.Instances, r.Migration.Instance)
+			return nil
+		})
 	}
 	return err
 }
@@ -117,6 +125,50 @@ func (o owner) Disown(ctx context.Context, r migration.Record) error {
 func (a *Agent) claimOf(id string) (migration.Record, bool) {
 	for _, r := range a.ledger.migrationsOf(id) {
 		if claims(r) {
+			return r, true
+		}
+	}
+	return migration.Record{}, false
+}
+
+// leavingOf gives the migration that takes a guest away from here, until its clean-up has
+// ended: as long as that may still remove something, the guest can't come back.
+func (a *Agent) leavingOf(id string) (migration.Record, bool) {
+	for _, r := range a.ledger.migrationsOf(id) {
+		if r.Role == migration.RoleSource && waits(r) {
+			return r, true
+		}
+	}
+	return migration.Record{}, false
+}
+
+// arrivalBeat is how often awaitArrival looks.
+const arrivalBeat = 50 * time.Millisecond
+
+// awaitArrival lets a task wait for the end of the guest's own arrival. A guest that its
+// source paused to let the migration end is owned here a moment before it goes on: a
+// migration, pause or suspend that began in between would take it for one that its user
+// paused, and be undone in its middle.
+func (a *Agent) awaitArrival(ctx context.Context, method, id string) error {
+	for began := time.Now(); ; {
+		r, arrives := a.arrivalOf(id)
+		switch {
+		case !arrives:
+			return nil
+		case time.Since(began) > a.cfg.ArrivalWait:
+			return fault.Newf(fault.Conflict, method, id, "its arrival by migration %s has not ended yet", r.Migration.UUID).
+				WithHint("the hypervisor does not let it go on, see the agent's log; try again later")
+		}
+		if err := green.Sleep(ctx, arrivalBeat); err != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// arrivalOf gives the migration by which a guest came, until all of it is done.
+func (a *Agent) arrivalOf(id string) (migration.Record, bool) {
+	for _, r := range a.ledger.migrationsOf(id) {
+		if r.Role == migration.RoleDest && r.Committed && !r.Ended() {
 			return r, true
 		}
 	}

@@ -30,7 +30,7 @@ func (a *Agent) carryTurn(ctx context.Context, t *turn, held bool) bool {
 	ctx = logkit.With(ctx, logkit.RequestID.Of(t.task.ID), logkit.Instance.Of(t.task.Instance), logkit.Task.Of(t.task.Method))
 	log := logkit.From(ctx)
 	started := time.Now()
-	j := &job{task: t.task, held: held, resumed: t.task.State == api.TaskRunning}
+	j := &job{task: t.task, args: t.args, held: held, resumed: t.task.State == api.TaskRunning && !t.begun}
 	var out outcome
 	err := guarded(ctx, t.task.Method, func() (err error) {
 		if err = a.begin(ctx, j, t); err == nil {
@@ -78,36 +78,45 @@ func guarded(ctx context.Context, method string, fn func() error) (err error) {
 }
 
 // begin journals that the task runs and that the instance is held by it. One that
-// an earlier run has begun is in the journal already.
+// an earlier run has begun, or that began when it was accepted, is in the journal already.
 func (a *Agent) begin(ctx context.Context, j *job, t *turn) error {
-	if t.overtaken && !j.resumed {
+	journaled := j.resumed || t.begun
+	if t.overtaken && !journaled {
 		return takenOver(j.task)
 	}
-	e, err := a.route(j.task.Method, j.task.Style)
-	if err == nil {
-		j.args, err = decode(j.task.Method, j.task.Args)
-	}
-	if err != nil {
-		return err
-	}
-	if j.resumed {
+	e, err := a.rowOf(j)
+	if err == nil && journaled {
 		err = a.goOn(j, e)
-	} else {
+	}
+	if err == nil && j.held {
+		err = a.lanes.unpinned(ctx, j.task.Instance)
+	}
+	if err == nil && !j.begun {
 		err = a.beginAnew(ctx, j, e)
 	}
-	j.begun = err == nil
-	if j.begun && t.overtaken {
+	if err == nil && t.overtaken {
 		a.overtake(t)
 	}
 	return err
 }
 
-// goOn takes up a task that an earlier run has begun.
+// rowOf finds the row of a task's method and, where admission did not, decodes its
+// arguments.
+func (a *Agent) rowOf(j *job) (e endpoint, err error) {
+	e, err = a.route(j.task.Method, j.task.Style)
+	if err == nil && j.args == nil {
+		j.args, err = decode(j.task.Method, j.task.Args)
+	}
+	return e, err
+}
+
+// goOn takes up a task whose begin is in the journal.
 func (a *Agent) goOn(j *job, e endpoint) error {
 	var known bool
 	if j.inst, known = a.ledger.instance(j.task.Instance); !known && !e.newcomer && !e.leaver {
 		return a.unknownInstance(j.task.Method, j.task.Instance)
 	}
+	j.begun = true
 	return nil
 }
 
@@ -118,8 +127,15 @@ func (a *Agent) beginAnew(ctx context.Context, j *job, e endpoint) (err error) {
 			return err
 		}
 	}
+	if op := e.opOf(j.args); op == OpMigrate || op == OpFreeze {
+		if err := a.awaitArrival(ctx, j.task.Method, j.task.Instance); err != nil {
+			return err
+		}
+	}
 	j.task.State = api.TaskRunning
-	return a.persist(ctx, func(c *change) error { return a.hold(c, j, e) })
+	err = a.persist(ctx, func(c *change) error { return a.hold(c, j, e) })
+	j.begun = err == nil
+	return err
 }
 
 // overtake lets a task that was taken up give way to the one that waits behind it.
@@ -230,6 +246,7 @@ func (a *Agent) end(ctx context.Context, j *job, out outcome, failed error) (Tas
 		if j.held { // whoever hears of the end may ask for the next thing at once
 			c.then = append(c.then, func() { a.lanes.over(t.Instance) })
 		}
+		c.leave(t.Instance)
 		return c.putTask(t)
 	}
 	err := a.insist(ctx, func(c *change) error {

@@ -48,12 +48,26 @@ func (a *Agent) goOnWith(rec migration.Record) {
 	})
 }
 
+// reviews looks at frozen migrations every ReviewInterval: a host that was away and comes
+// back tells nobody that it did.
+func (a *Agent) reviews(ctx context.Context) error {
+	loop := green.NewFixedIntervalLoopingCall[struct{}](func(ctx context.Context) error {
+		a.review(ctx)
+		return nil
+	})
+	if err := loop.Start(ctx, a.cfg.ReviewInterval, green.InitialDelay(a.cfg.ReviewInterval)); err != nil {
+		return err
+	}
+	_, err := loop.Wait(context.WithoutCancel(ctx))
+	return err
+}
+
 // review looks at each frozen migration again: hosts come back, and facts with them.
 // What has become clear goes on by itself, and so does what an earlier run of the agent
 // had settled.
 func (a *Agent) review(ctx context.Context) {
 	for _, rec := range a.ledger.openMigrations() {
-		if rec.Role != migration.RoleSource || rec.Ended() {
+		if rec.Role != migration.RoleSource || rec.Ended() || a.source.Conducts(rec) {
 			continue
 		}
 		if rec.Settling && !rec.Frozen() {
@@ -69,6 +83,11 @@ func (a *Agent) review(ctx context.Context) {
 func (a *Agent) reviewOne(ctx context.Context, rec migration.Record) {
 	ctx = logkit.With(ctx, logkit.Instance.Of(rec.Migration.Instance), logkit.Migration.Of(rec.Migration.UUID))
 	facts, proved, err := a.source.Look(ctx, rec)
+	if err == nil && facts.Source == migration.SightRunning && facts.Owned { // it runs on both hosts
+		if err = a.source.Fence(ctx, rec); err == nil {
+			facts, proved, err = a.source.Look(ctx, rec)
+		}
+	}
 	if err != nil || proved == migration.VerdictUnknown {
 		logkit.From(ctx).Warn("the outcome of a migration is still unknown; compute-agent migration resolve decides",
 			logkit.Key("source").Of(facts.Source), logkit.Key("dest").Of(facts.Dest), logkit.Err(err))

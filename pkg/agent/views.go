@@ -2,8 +2,8 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
@@ -15,8 +15,8 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 )
 
-// viewWorkers is how many entries a round writes at the same time.
-const viewWorkers = 8
+// viewsAtOnce is how many entries a round writes at the same time.
+const viewsAtOnce = 256
 
 // viewKey names one entry of a view.
 type viewKey struct {
@@ -90,58 +90,82 @@ func (v *viewSet) due(round uint64) (keys []viewKey, stale, more bool) {
 	return keys, stale, more
 }
 
-// begin unmarks an entry for writing; nil: it was not marked. While somebody else
-// writes it, it waits.
-func (v *viewSet) begin(ctx context.Context, k viewKey) (done chan struct{}) {
-	for {
-		v.mu.Lock()
-		other := v.work[k]
-		if other == nil {
-			break
-		}
-		v.mu.Unlock()
-		select {
-		case <-other:
-		case <-ctx.Done():
-			return nil
-		}
-	}
+// claim unmarks those of keys that are to be written and that nobody writes, for one
+// writer to write together; busy are written by somebody else right now.
+func (v *viewSet) claim(keys []viewKey) (mine []viewKey, done chan struct{}, busy map[viewKey]<-chan struct{}) {
+	v.mu.Lock()
 	defer v.mu.Unlock()
-	if _, marked := v.dirty[k]; !marked {
-		return nil
+	for _, k := range keys {
+		if other := v.work[k]; other != nil {
+			if busy == nil {
+				busy = map[viewKey]<-chan struct{}{}
+			}
+			busy[k] = other
+			continue
+		}
+		if _, marked := v.dirty[k]; !marked {
+			continue
+		}
+		if done == nil {
+			done = make(chan struct{})
+		}
+		delete(v.dirty, k)
+		v.work[k] = done
+		mine = append(mine, k)
 	}
-	delete(v.dirty, k)
-	done = make(chan struct{})
-	v.work[k] = done
-	return done
+	return mine, done, busy
 }
 
-func (v *viewSet) end(k viewKey, done chan struct{}) {
+// end says that what was claimed together is written, but for left.
+func (v *viewSet) end(mine []viewKey, done chan struct{}, left []viewKey) {
 	v.mu.Lock()
-	delete(v.work, k)
+	for _, k := range mine {
+		delete(v.work, k)
+	}
+	for _, k := range left {
+		if _, marked := v.dirty[k]; !marked {
+			v.dirty[k] = v.round
+		}
+	}
 	v.mu.Unlock()
 	close(done)
 }
 
-// showNow writes one entry of a view at once, if it is marked. What can't be written
-// stays marked.
-func (a *Agent) showNow(ctx context.Context, b rpc.Bucket, id string) {
-	if err := a.show(ctx, viewKey{b, id}); err != nil {
-		logkit.From(ctx).Debug("a view entry waits for the bus", logkit.Err(err))
+// showNow writes entries of a view at once, as far as they are marked. What can't be
+// written stays marked.
+func (a *Agent) showNow(ctx context.Context, b rpc.Bucket, ids ...string) {
+	keys := make([]viewKey, len(ids))
+	for i, id := range ids {
+		keys[i] = viewKey{b, id}
+	}
+	if err := a.show(ctx, keys); err != nil {
+		logkit.From(ctx).Debug("view entries wait for the bus", logkit.Err(err))
 	}
 }
 
-func (a *Agent) show(ctx context.Context, k viewKey) error {
-	done := a.views.begin(ctx, k)
-	if done == nil {
-		return nil
+// show writes the marked ones of keys, and waits for those that somebody else writes.
+func (a *Agent) show(ctx context.Context, keys []viewKey) error {
+	for len(keys) > 0 {
+		mine, done, busy := a.views.claim(keys)
+		if len(mine) > 0 {
+			stored, err := a.putViews(ctx, mine)
+			a.views.end(mine, done, mine[stored:])
+			if err != nil {
+				signal(a.views.wake)
+				return err
+			}
+		}
+		keys = keys[:0:0]
+		for k, written := range busy { // while we hold none ourselves
+			select {
+			case <-written:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			keys = append(keys, k) // it may have changed meanwhile
+		}
 	}
-	defer a.views.end(k, done)
-	err := a.publishView(ctx, k)
-	if err != nil {
-		a.views.mark(k.bucket, k.id)
-	}
-	return err
+	return nil
 }
 
 // publishViews writes what is marked, again and again. What was marked has an
@@ -182,35 +206,30 @@ func (a *Agent) publishRound(ctx context.Context, round uint64) error {
 			return err
 		}
 	}
-	pool := green.NewPool(viewWorkers)
-	var failed atomic.Pointer[error]
-	for _, k := range keys {
-		if failed.Load() != nil {
-			break // the bus is away: the others stay marked
+	for part := range slices.Chunk(keys, viewsAtOnce) {
+		if err := a.show(ctx, part); err != nil {
+			return err // the bus is away: the others stay marked
 		}
-		err := pool.SpawnN(ctx, func(ctx context.Context) error {
-			if err := a.show(ctx, k); err != nil {
-				failed.Store(&err)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	if err := pool.WaitAll(ctx); err != nil {
-		return err
-	}
-	if err := failed.Load(); err != nil {
-		return *err
 	}
 	return nil
 }
 
-func (a *Agent) publishView(ctx context.Context, k viewKey) error {
+// putViews writes entries as they are now, and tells how many from the front are stored.
+func (a *Agent) putViews(ctx context.Context, keys []viewKey) (stored int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.PublishTimeout)
 	defer cancel()
-	key := []string{a.cfg.Host, k.id}
+	entries := make([]rpc.Entry, len(keys))
+	for i, k := range keys {
+		if entries[i], err = a.viewEntry(k); err != nil {
+			return 0, err
+		}
+	}
+	return a.bus.PutAll(ctx, entries)
+}
+
+// viewEntry is an entry as it is now.
+func (a *Agent) viewEntry(k viewKey) (e rpc.Entry, err error) {
+	e = rpc.Entry{Bucket: k.bucket, Key: []string{a.cfg.Host, k.id}}
 	var value any
 	switch k.bucket {
 	case rpc.Instances:
@@ -222,16 +241,14 @@ func (a *Agent) publishView(ctx context.Context, k viewKey) error {
 			value = a.progress.of(r)
 		}
 	case rpc.Hosts:
-		key, value = []string{a.cfg.Host}, a.hostView()
+		e.Key, value = []string{a.cfg.Host}, a.hostView()
 	}
 	if value == nil {
-		return a.bus.Delete(ctx, k.bucket, key)
+		e.Deleted = true
+		return e, nil
 	}
-	raw, err := rpc.JSON(value)
-	if err != nil {
-		return err
-	}
-	return a.bus.Put(ctx, k.bucket, key, raw)
+	e.Value, err = rpc.JSON(value)
+	return e, err
 }
 
 // refreshViews marks everything that is ours, and what the bus still shows of us

@@ -260,6 +260,26 @@ func (a *arrival) look(ctx context.Context) (virt.Domain, error) {
 	return dom, nil
 }
 
+// since looks at what became of a guest that is owned here and is not the domain any more
+// that this migration brought: it was started anew. A later migration's is not told of.
+func (a *arrival) since(ctx context.Context, brought virt.Domain) virt.Domain {
+	if !a.record().Committed || brought.State != "" {
+		return brought
+	}
+	ctx, cancel := within(ctx, a.d.cfg.HypervisorWait, "the hypervisor's answer")
+	defer cancel()
+	dom, err := a.d.ports.Hypervisor.Lookup(ctx, a.instance)
+	if err != nil || dom.Generation != a.record().Migration.Generation {
+		return virt.Domain{}
+	}
+	switch SightOf(dom, nil) {
+	case SightRunning, SightPaused, SightOff:
+		return dom
+	case SightUnknown, SightAbsent, SightLeft, SightMoving, SightPostCopy, SightLost:
+	}
+	return virt.Domain{}
+}
+
 // heard acts on an event. RESUMED is the fact itself: asking again would lengthen the
 // guest's outage.
 func (a *arrival) heard(ctx context.Context, e virt.Event) error {

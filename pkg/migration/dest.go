@@ -307,6 +307,7 @@ func (d *Dest) Post(ctx context.Context, args api.PeerRefArgs) (api.OwnedResult,
 	if err != nil && !a.record().Committed {
 		return api.OwnedResult{}, fault.Wrap(err, method, a.id)
 	}
+	dom = a.since(ctx, dom)
 	res := api.OwnedResult{Owned: a.record().Committed, State: string(dom.State), Reason: string(dom.Reason)}
 	if res.Owned {
 		if j, err := d.ports.Hypervisor.CompletedJob(ctx, a.instance); err == nil {

@@ -69,9 +69,20 @@ func (r *run) noteDowntime(res api.OwnedResult) {
 }
 
 // clean removes what stayed behind, now that the destination owns the guest. A copy
-// that stands still here is destroyed; one that runs is not touched.
+// that stands still here is destroyed. A guest that came back is no leftover: an agent
+// that died while it cleaned up may find it here when it is started again, and nothing
+// of it is touched.
 func (r *run) clean(ctx context.Context) error {
 	hv, rec := r.s.ports.Hypervisor, r.record()
+	back := false
+	look := func(ctx context.Context) (err error) { back, err = r.cameBack(ctx); return err }
+	if err := r.stubbornly(ctx, look); err != nil {
+		return fault.Wrap(err, op, r.instance)
+	}
+	if back {
+		logkit.From(ctx).Info("the guest has come back meanwhile: nothing of it is removed")
+		return fault.Wrap(r.stubbornly(ctx, func(ctx context.Context) error { return r.s.ports.Owner.Disown(ctx, rec) }), op, r.instance)
+	}
 	for _, do := range []func(context.Context) error{
 		r.dropCopy,
 		func(ctx context.Context) error { return r.s.ports.Plugger.Unplug(ctx, r.instance, rec.ports()) },
@@ -84,6 +95,17 @@ func (r *run) clean(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// cameBack reports whether the domain here is of a later life of the guest than the one
+// that this migration took away: a later migration brought it back. Its generation says
+// so from its birth, for it came in its definition.
+func (r *run) cameBack(ctx context.Context) (bool, error) {
+	d, err := r.look(ctx)
+	if fault.KindOf(err) == fault.NotFound {
+		return false, nil
+	}
+	return err == nil && d.Generation >= r.record().Migration.Generation, err
 }
 
 // dropCopy destroys a paused leftover of a guest that is owned elsewhere.
@@ -107,10 +129,25 @@ func (r *run) dropCopy(ctx context.Context) error {
 }
 
 // fence pauses the copy of the guest that runs here although the destination has
-// committed and runs it. libvirt makes such a twin when the reply of its finishing step
-// is lost: its source takes silence for failure and resumes. Only a fact allows this,
-// that the destination owns and runs the guest and the copy here is of the older
-// generation; and it can be taken back. A copy that stands still is removed by clean.
+// committed. libvirt makes such a twin when the reply of its finishing step is lost: its
+// source takes silence for failure and resumes.
+//
+// Could this ever stop the only copy that runs? All of this must hold:
+//
+//   - the destination answers that it owns the guest. It says so of a guest only that its
+//     hypervisor has resumed ([Committed]), after that is in its journal, and never takes
+//     it back. So the copy here forked at the switch-over, its time is over, and it must
+//     not write to disks that are the other's;
+//   - the copy here is of the generation before the migration. A guest that was owned there
+//     and came back has a later one: it is not touched;
+//   - and the owner's guest lives: it runs or is paused; or it went off in good order; or
+//     it has moved on or was deleted, as the destination's records say. Then a copy here is
+//     wanted by nobody.
+//
+// The answer may be as old as the question ([Config.PeerTimeout]), and the owner's guest
+// may crash meanwhile. The copy here is stale then all the same: what the owner's wrote
+// since is not in its memory. A destination whose guest is known to have crashed, or was
+// lost in post-copy, is no reason to stop anything: that is for people to decide.
 func (r *run) fence(ctx context.Context) error {
 	d, err := r.look(ctx)
 	if err != nil || SightOf(d, nil) != SightRunning {
@@ -121,14 +158,29 @@ func (r *run) fence(ctx context.Context) error {
 		return err
 	}
 	rec := r.record()
-	there := SightOf(virt.Domain{State: virt.State(res.State), Reason: virt.Reason(res.Reason)}, nil)
-	if !res.Owned || there != SightRunning || d.Generation >= rec.Migration.Generation {
+	if !res.Owned || !lives(res) || d.Generation >= rec.Migration.Generation {
 		return errors.Join(errUnknown, fault.New(fault.Conflict, op, r.instance, "the guest runs on both hosts"))
 	}
-	logkit.From(ctx).Error("the guest runs on both hosts, and the destination owns it: the copy here is stopped")
+	logkit.From(ctx).Error("the guest runs here and the destination owns it: the copy here is stopped")
 	ctx, cancel := within(ctx, r.s.cfg.HypervisorWait, "stopping the copy of the guest")
 	defer cancel()
 	return fault.Wrap(causeOf(ctx, r.s.ports.Hypervisor.Pause(ctx, r.instance)), op, r.instance)
+}
+
+// lives reports whether the owner's guest is well, as far as a copy elsewhere is concerned.
+func lives(res api.OwnedResult) bool {
+	if res.Superseded {
+		return true
+	}
+	d := virt.Domain{State: virt.State(res.State), Reason: virt.Reason(res.Reason)}
+	switch SightOf(d, nil) {
+	case SightRunning, SightPaused:
+		return true
+	case SightOff:
+		return d.Reason == virt.ReasonShutdown || d.Reason == virt.ReasonDestroyed || d.Reason == virt.ReasonSaved
+	case SightUnknown, SightAbsent, SightLeft, SightMoving, SightPostCopy, SightLost:
+	}
+	return false
 }
 
 // stubbornly repeats what must be done until it is.

@@ -108,3 +108,49 @@ func TestPausedGuestGoesOnWhenTheDestinationAnswersLate(t *testing.T) {
 		w.check(inst, "a")
 	})
 }
+
+// An agent dies in the middle of its clean-up, and the guest is moved back before the
+// clean-up is taken up again. What it finds is of a later generation than its own: no
+// leftover, however it stands, and its ports and disks are in use.
+func TestGuestThatCameBackIsNoLeftover(t *testing.T) {
+	for name, change := range map[string]func(*fake.Driver, *world, instance.Instance) (instance.VMState, error){
+		"it runs": func(*fake.Driver, *world, instance.Instance) (instance.VMState, error) { return instance.VMActive, nil },
+		"it is paused": func(d *fake.Driver, w *world, i instance.Instance) (instance.VMState, error) {
+			return instance.VMPaused, d.Pause(w.ctx, i.UUID)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				defer w.close()
+				inst := w.guest("a")
+				if m, err := w.migrate(inst, api.MigrateArgs{}).wait(t); err != nil {
+					t.Fatalf("it ended as %s: %v", m.Status, err)
+				}
+				back := inst
+				back.Host, back.Generation = "b", 2
+				if m, err := w.migrate(back, api.MigrateArgs{Dest: "a", Migration: "44444444-4444-4444-8444-444444444444"}).wait(t); err != nil {
+					t.Fatalf("the way back ended as %s: %v", m.Status, err)
+				}
+				a := w.sites["a"]
+				state, err := change(a.living().driver, w, inst)
+				if err != nil {
+					t.Fatal(err)
+				}
+				back.VMState = state
+				a.crash()
+				w.mu.Lock() // as an agent left it that died before the clean-up's end was written
+				rec := a.journal["source "+migrationID]
+				rec.Phase, rec.Migration.Status, rec.Migration.Result = migration.PhaseClean, instance.MigrationPost, nil
+				a.journal["source "+migrationID] = rec
+				w.mu.Unlock()
+				a.start()
+				<-time.After(time.Hour)
+				if m := a.last(migrationID); m.Status != instance.MigrationCompleted {
+					t.Errorf("the clean-up ended as %s (%v), want completed", m.Status, m.Fault)
+				}
+				w.check(back, "a")
+			})
+		})
+	}
+}

@@ -25,6 +25,21 @@ func (s *Source) Look(ctx context.Context, rec Record) (Facts, Verdict, error) {
 	return facts, Outcome(facts), nil
 }
 
+// Fence stops the older copy of a guest of a frozen migration that runs on both hosts,
+// when the destination owns it; the next Look proves then where it is. It is an error when
+// the facts don't allow that.
+func (s *Source) Fence(ctx context.Context, rec Record) error {
+	return newRun(s, rec).fence(ctx)
+}
+
+// Conducts reports whether a migration is in progress here at this moment.
+func (s *Source) Conducts(rec Record) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.runs[rec.Migration.Instance]
+	return r != nil && r.id == rec.Migration.UUID
+}
+
 /*
 Settle ends the freeze of a migration and gives the record with which Run goes on:
 

@@ -39,6 +39,7 @@ type run struct {
 	forced  *green.Event[Action]    // somebody waits for force-complete
 	slot    bool
 	inForce limits // of bandwidth, MiB/s, that the hypervisor has
+	stood   bool   // the guest was seen to stand still for its switch-over
 	line    timeline
 	resumed bool // this walk began at a phase after accept
 }
@@ -76,7 +77,26 @@ func (r *run) hear(e virt.Event) {
 		r.job = e.Job
 		r.mu.Unlock()
 	}
+	if e.Kind == virt.EventSuspended && e.Reason == virt.ReasonMigrated {
+		r.mu.Lock()
+		r.stood = true
+		r.mu.Unlock()
+	}
 	r.poke()
+}
+
+// handedOver reports whether the destination may have been told to let the guest run: it
+// stood still here for its switch-over. What can't be seen may have been.
+func (r *run) handedOver(ctx context.Context) bool {
+	r.mu.Lock()
+	stood := r.stood
+	r.mu.Unlock()
+	if stood {
+		return true
+	}
+	d, err := r.look(ctx)
+	sight := SightOf(d, err)
+	return sight == SightUnknown || sight == SightMoving || d.Reason == virt.ReasonCanceled
 }
 
 // completedJob gives the statistics of the event, nil before it.
@@ -208,10 +228,34 @@ func (r *run) giveUp(ctx context.Context, reached Phase, v Verdict, why error) (
 	case ctx.Err() != nil:
 		return r.record().Migration, context.Cause(ctx)
 	case errors.Is(err, errUnknown):
-		return r.freeze(ctx, errors.Join(why, err))
+		return r.judgeAgain(ctx, errors.Join(why, err))
 	default:
 		return r.finish(ctx, v, errors.Join(why, err))
 	}
+}
+
+// judgeAgain is what follows when the undoing of a migration met facts that speak against
+// it, such as a destination that has the guest: its answer was missing when the outcome was
+// judged. When the facts prove now that the guest is there, the migration goes on to its
+// end; else it is frozen.
+func (r *run) judgeAgain(ctx context.Context, why error) (instance.Migration, error) {
+	v, running, err := r.settle(ctx, nil)
+	if ctx.Err() != nil {
+		return r.record().Migration, context.Cause(ctx)
+	}
+	if err != nil || running || v != VerdictCompleted {
+		return r.freeze(ctx, errors.Join(why, err))
+	}
+	logkit.From(ctx).Warn("the migration is not undone: the guest has arrived", logkit.Err(why))
+	err = r.save(ctx, func(rec *Record) {
+		*rec = rec.advance(PhaseSwitch, instance.MigrationPost, false)
+		rec.Verdict, rec.Migration.Fault = VerdictNone, nil
+	})
+	if err != nil {
+		return r.freeze(ctx, errors.Join(why, err))
+	}
+	reached, err := walk(ctx, r, sourceTable(), PhaseSwitch)
+	return r.conclude(ctx, reached, err)
 }
 
 // freeze ends the walk without an outcome: nothing more is done until people, or a

@@ -147,20 +147,22 @@ func refusal(subject string, reasons []string) error {
 	return fault.New(fault.PreconditionFailed, op, subject, message).WithDetail("reasons", reasons)
 }
 
-// patiently comes back to a destination that is busy, when it said, for
-// Config.BusyTimeout at most; the last answer is the error then.
+// patiently comes back to a destination that is busy: after RetryFirst, then after twice
+// as long each time, but no later than it said, for a slot may be free sooner than it can
+// know. It does so for Config.BusyTimeout at most; the last answer is the error then. An
+// abort ends the wait at once.
 func patiently[T any](ctx context.Context, c Config, ask func(context.Context) (T, error)) (T, error) {
 	since := time.Now()
-	for {
+	for patience := c.RetryFirst; ; patience *= 2 {
 		v, err := ask(ctx)
 		if fault.KindOf(err) != fault.Busy {
 			return v, err
 		}
-		pause := retryAfter(err, c.RetryLimit)
-		if time.Since(since)+pause > c.BusyTimeout {
+		patience = min(patience, retryAfter(err, c.RetryLimit))
+		if time.Since(since)+patience > c.BusyTimeout {
 			return v, err
 		}
-		if err := green.Sleep(ctx, pause); err != nil {
+		if err := green.Sleep(ctx, patience); err != nil {
 			return v, causeOf(ctx, err)
 		}
 	}
@@ -241,7 +243,8 @@ func inboundOf(res api.PreparedResult) virt.Inbound {
 
 // rollback lets the destination undo what it made. It asks until it is answered, for
 // RollbackTimeout at most; then the destination finds out by itself when its claim
-// runs out. A destination where the guest runs refuses: then nothing is clear.
+// runs out. A destination where the guest runs refuses: then nothing is clear, and
+// neither is it when one is silent that may have been told to let the guest run.
 func (r *run) rollback(ctx context.Context) error {
 	c, dest := r.s.cfg, r.record().Migration.Dest
 	limited, cancel := within(ctx, c.RollbackTimeout, "rollback on "+dest)
@@ -255,6 +258,8 @@ func (r *run) rollback(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case refused(err) && r.record().Resolved == VerdictNone:
+		return errors.Join(errUnknown, fault.Wrap(err, op, dest))
+	case r.record().Resolved == VerdictNone && r.handedOver(ctx): // it may run there, and then it runs twice
 		return errors.Join(errUnknown, fault.Wrap(err, op, dest))
 	}
 	logkit.From(ctx).Warn("the destination could not be told to undo; it will find out when its claim runs out", logkit.Err(err))

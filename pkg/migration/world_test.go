@@ -575,7 +575,9 @@ func (d doors) Own(_ context.Context, r migration.Record) error {
 
 func (d doors) Disown(_ context.Context, r migration.Record) error {
 	return d.record("disown", func() error {
-		delete(d.a.instances, r.Migration.Instance)
+		if d.a.instances[r.Migration.Instance].Generation < r.Migration.Generation {
+			delete(d.a.instances, r.Migration.Instance)
+		}
 		return nil
 	})
 }

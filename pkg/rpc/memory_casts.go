@@ -271,7 +271,7 @@ func (r *memReader) arriveLate(d Delivery) {
 
 func (r *memReader) delivery(q *castQueue, m *memCast) Delivery {
 	d := decodeCast(r.conn.bus.names, m.subject, m.header, m.body)
-	d.Sequence, d.Delivered, d.Sent = m.sequence, m.delivered, m.sent
+	d.Sequence, d.Delivered, d.Sent, d.Pending = m.sequence, m.delivered, m.sent, len(q.fresh)
 	p := Passage{Leg: LegAck, Conn: r.conn.name, Host: r.host, Subject: m.subject, Request: d.RequestID, Sequence: m.sequence}
 	d.Ack = func() error { return r.ack(q, m, p) }
 	return d

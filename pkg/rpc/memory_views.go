@@ -48,6 +48,16 @@ func (c *memConn) Delete(ctx context.Context, b Bucket, key []string) error {
 	return c.change(ctx, b, key, Entry{Deleted: true})
 }
 
+// PutAll implements [Views].
+func (c *memConn) PutAll(ctx context.Context, entries []Entry) (stored int, err error) {
+	for i, e := range entries {
+		if err := c.change(ctx, e.Bucket, e.Key, Entry{Value: append([]byte(nil), e.Value...), Deleted: e.Deleted}); err != nil {
+			return i, err
+		}
+	}
+	return len(entries), nil
+}
+
 func (c *memConn) change(ctx context.Context, b Bucket, key []string, e Entry) error {
 	encoded, err := encodeKey("put", key, false)
 	if err != nil {

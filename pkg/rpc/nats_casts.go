@@ -162,6 +162,7 @@ func (r *natsCasts) delivery(m *nats.Msg) (Delivery, bool) {
 	}
 	d := decodeCast(r.conn.names, m.Subject, m.Header, m.Data)
 	d.Sequence, d.Delivered, d.Sent = meta.Sequence.Stream, int(min(meta.NumDelivered, 1<<30)), meta.Timestamp
+	d.Pending = int(min(meta.NumPending, 1<<30))
 	d.Ack = func() error {
 		if err := r.conn.nc.Publish(m.Reply, nil); err != nil { // an empty message acknowledges
 			return natsFault(err, "ack", r.host)

@@ -29,25 +29,29 @@ func (c *natsConn) eventMessage(e Event) (*nats.Msg, error) {
 	return m, nil
 }
 
-// eventsInFlight is how many events wait for their confirmation at most.
-const eventsInFlight = 512
-
 // PublishAll implements [Agent].
 func (c *natsConn) PublishAll(ctx context.Context, events []Event) (stored int, err error) {
-	for len(events) > 0 {
-		n := min(len(events), eventsInFlight)
-		done, err := c.publishSome(ctx, events[:n])
+	return c.storeAll(ctx, len(events), func(i int) (*nats.Msg, error) { return c.eventMessage(events[i]) })
+}
+
+// storesInFlight is how many messages wait for their confirmation at most.
+const storesInFlight = 1024
+
+// storeAll stores n messages in their order.
+func (c *natsConn) storeAll(ctx context.Context, n int, message func(int) (*nats.Msg, error)) (stored int, err error) {
+	for stored < n {
+		part, first := min(n-stored, storesInFlight), stored
+		done, err := c.storeSome(ctx, part, func(i int) (*nats.Msg, error) { return message(first + i) })
 		stored += done
 		if err != nil {
 			return stored, err
 		}
-		events = events[n:]
 	}
 	return stored, nil
 }
 
-// publishSome sends all, then waits for all.
-func (c *natsConn) publishSome(ctx context.Context, events []Event) (stored int, err error) {
+// storeSome sends all, then waits for all.
+func (c *natsConn) storeSome(ctx context.Context, n int, message func(int) (*nats.Msg, error)) (stored int, err error) {
 	if err := c.usable("publish"); err != nil {
 		return 0, err
 	}
@@ -55,10 +59,10 @@ func (c *natsConn) publishSome(ctx context.Context, events []Event) (stored int,
 	defer cancel()
 	_, epoch := c.state()
 	defer context.AfterFunc(epoch, cancel)()
-	futures := make([]jetstream.PubAckFuture, 0, len(events))
+	futures := make([]jetstream.PubAckFuture, 0, n)
 	var failed error // of the first one that could not be sent
-	for _, e := range events {
-		m, err := c.eventMessage(e)
+	for i := range n {
+		m, err := message(i)
 		if err != nil {
 			failed = err
 			break

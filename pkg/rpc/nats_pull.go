@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	pullBatch   = 256              // asked for at most in one pull
+	pullBatch   = 512              // asked for at most in one pull
 	pullRoom    = 4 * pullBatch    // messages that may wait in memory: a pull, and what an abandoned one still gives
 	pullExpires = 30 * time.Second // the server ends a pull without messages; the next one follows
 )

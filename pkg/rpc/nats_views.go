@@ -41,20 +41,42 @@ func (c *natsConn) place(op string, b Bucket, key []string, pattern bool) (bucke
 
 // Put implements [Views].
 func (c *natsConn) Put(ctx context.Context, b Bucket, key []string, value []byte) error {
-	bucket, encoded, err := c.place("put", b, key, false)
+	m, err := c.entryMessage(Entry{Bucket: b, Key: key, Value: value})
 	if err != nil {
 		return err
 	}
-	return c.publish(ctx, &nats.Msg{Subject: kvSubject(bucket, encoded), Data: value})
+	return c.publish(ctx, m)
+}
+
+// PutAll implements [Views].
+func (c *natsConn) PutAll(ctx context.Context, entries []Entry) (stored int, err error) {
+	return c.storeAll(ctx, len(entries), func(i int) (*nats.Msg, error) { return c.entryMessage(entries[i]) })
+}
+
+// entryMessage is what writes or removes an entry.
+func (c *natsConn) entryMessage(e Entry) (*nats.Msg, error) {
+	op := "put"
+	if e.Deleted {
+		op = "delete"
+	}
+	bucket, encoded, err := c.place(op, e.Bucket, e.Key, false)
+	if err != nil {
+		return nil, err
+	}
+	m := &nats.Msg{Subject: kvSubject(bucket, encoded), Data: e.Value}
+	if e.Deleted {
+		m.Data, m.Header = nil, nats.Header{headerKVOperation: {"DEL"}}
+	}
+	return m, nil
 }
 
 // Delete implements [Views].
 func (c *natsConn) Delete(ctx context.Context, b Bucket, key []string) error {
-	bucket, encoded, err := c.place("delete", b, key, false)
+	m, err := c.entryMessage(Entry{Bucket: b, Key: key, Deleted: true})
 	if err != nil {
 		return err
 	}
-	return c.publish(ctx, &nats.Msg{Subject: kvSubject(bucket, encoded), Header: nats.Header{headerKVOperation: {"DEL"}}})
+	return c.publish(ctx, m)
 }
 
 // deleted reports whether an entry marks a deletion.

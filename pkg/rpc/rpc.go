@@ -58,6 +58,7 @@ type Delivery struct {
 	Sequence  uint64       // in the stream: the order of casts
 	Delivered int          // 1 on the first delivery
 	Sent      time.Time    // when the stream stored it
+	Pending   int          // casts that waited in the stream behind it when it was delivered
 	Malformed *fault.Error // set when headers or subject can't be read; Message holds what could
 	Ack       func() error // safe to call once; an error only delays: the cast comes again
 }
@@ -139,6 +140,11 @@ type Entry struct {
 type Views interface {
 	Put(ctx context.Context, b Bucket, key []string, value []byte) error
 	Delete(ctx context.Context, b Bucket, key []string) error
+	// PutAll writes entries (Bucket, Key and Value; Deleted: removes them) with many on
+	// their way at once, and tells how many from the front are stored; fewer than all
+	// come with an error. What is behind them may be stored or not. A key must not be
+	// in it twice.
+	PutAll(ctx context.Context, entries []Entry) (stored int, err error)
 	// Get gives one entry, not_found without it.
 	Get(ctx context.Context, b Bucket, key []string) (Entry, error)
 	// List gives the entries whose key matches; "*" stands for one token.

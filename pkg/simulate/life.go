@@ -18,6 +18,7 @@ type life struct {
 	bus       rpc.Transport
 	driver    *fake.Driver
 	committed func(n int)
+	trouble   func() error
 
 	dead    atomic.Bool
 	written int // transactions; the journal's writer alone counts
@@ -38,6 +39,9 @@ func (l *life) write() error {
 	if l.dead.Load() {
 		return errKilled
 	}
+	if l.trouble != nil {
+		return l.trouble()
+	}
 	return nil
 }
 
@@ -47,7 +51,10 @@ func (l *life) wrote() error {
 	if l.committed != nil && !l.dead.Load() {
 		l.committed(l.written)
 	}
-	return l.write()
+	if l.dead.Load() {
+		return errKilled
+	}
+	return nil
 }
 
 // network is the door to the host's network.

@@ -60,6 +60,10 @@ type Host struct {
 	// that life's journal (1, 2, …) once it is on disk and before anybody learns of it.
 	Committed func(n int)
 
+	// Trouble, if set before Start, is asked before each transaction of the journal; its
+	// error is the disk's.
+	Trouble func() error
+
 	cfg  Config
 	life atomic.Pointer[life]
 	node *compose.Node
@@ -156,7 +160,7 @@ func (h *Host) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l := &life{bus: bus, driver: h.Machine.Open(), committed: h.Committed}
+	l := &life{bus: bus, driver: h.Machine.Open(), committed: h.Committed, trouble: h.Trouble}
 	h.life.Store(l)
 	cfg := h.Node
 	cfg.Network = network{h.Network, l}

@@ -42,7 +42,8 @@ var ErrCommit = errors.New("the journal can't be written")
 type Options struct {
 	// LockTimeout bounds the wait for another process that has the file open. Default 1 s.
 	LockTimeout time.Duration
-	// MaxBatch is the largest number of updates in one transaction. Default 1024.
+	// MaxBatch is the largest number of updates in one transaction. Default 256: enough
+	// for the fsync to be a small part, few enough for an urgent update not to wait long.
 	MaxBatch int
 	// NoSync leaves out the fsync. For simulations only: a power loss may lose everything.
 	NoSync bool
@@ -60,7 +61,7 @@ func (o Options) withDefaults() Options {
 		o.LockTimeout = time.Second
 	}
 	if o.MaxBatch <= 0 {
-		o.MaxBatch = 1024
+		o.MaxBatch = 256
 	}
 	return o
 }
@@ -69,6 +70,7 @@ func (o Options) withDefaults() Options {
 type Store struct {
 	db     *bbolt.DB
 	queue  chan *update
+	urgent chan *update // goes before what is in queue
 	stop   chan struct{}
 	writer *green.Thread[struct{}]
 	batch  int
@@ -97,7 +99,7 @@ func Open(ctx context.Context, dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, openFault(path, err)
 	}
-	s := &Store{db: db, queue: make(chan *update, o.MaxBatch), stop: make(chan struct{}), batch: o.MaxBatch, trouble: o.Trouble, written: o.Written}
+	s := &Store{db: db, queue: make(chan *update, o.MaxBatch), urgent: make(chan *update, 1), stop: make(chan struct{}), batch: o.MaxBatch, trouble: o.Trouble, written: o.Written}
 	s.writer = green.Spawn(context.WithoutCancel(ctx), s.write)
 	return s, nil
 }
@@ -133,6 +135,16 @@ func (s *Store) Close() error {
 // nothing but read and write through its Tx. ctx bounds the wait for the answer;
 // when it ends first, whether fn was committed is not known.
 func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
+	return s.update(ctx, s.queue, fn)
+}
+
+// UpdateFirst is Update ahead of all updates that wait. What is written so must not
+// depend on one that is not yet answered.
+func (s *Store) UpdateFirst(ctx context.Context, fn func(*Tx) error) error {
+	return s.update(ctx, s.urgent, fn)
+}
+
+func (s *Store) update(ctx context.Context, queue chan<- *update, fn func(*Tx) error) error {
 	select {
 	case <-s.stop: // once one update was refused, no later one is taken
 		return closedFault()
@@ -140,7 +152,7 @@ func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
 	}
 	u := &update{fn: fn, done: make(chan error, 1)}
 	select {
-	case s.queue <- u:
+	case queue <- u:
 	case <-s.stop:
 		return closedFault()
 	case <-ctx.Done():
@@ -173,26 +185,39 @@ func (s *Store) View(fn func(*Tx) error) error {
 // write is the writer's loop.
 func (s *Store) write(context.Context) (struct{}, error) {
 	for {
-		select {
-		case u := <-s.queue:
-			s.commit(s.gather(u))
-		case <-s.stop:
-			for { // what was taken is still carried out
-				select {
-				case u := <-s.queue:
-					s.commit(s.gather(u))
-				default:
-					return struct{}{}, nil
-				}
-			}
+		batch := s.waiting()
+		if len(batch) == 0 {
+			batch = s.await()
 		}
+		if len(batch) == 0 {
+			return struct{}{}, nil
+		}
+		s.commit(batch)
 	}
 }
 
-// gather takes everything that waits, without waiting.
-func (s *Store) gather(first *update) []*update {
-	batch := []*update{first}
+// await blocks for an update, and takes what came with it. None: the store is closed
+// and nothing waits.
+func (s *Store) await() []*update {
+	var first *update
+	select {
+	case first = <-s.urgent:
+	case first = <-s.queue:
+	case <-s.stop: // what was taken is still carried out
+		return s.waiting()
+	}
+	return append([]*update{first}, s.waiting()...)
+}
+
+// waiting takes what waits, the urgent first, without waiting.
+func (s *Store) waiting() (batch []*update) {
 	for len(batch) < s.batch {
+		select {
+		case u := <-s.urgent:
+			batch = append(batch, u)
+			continue
+		default:
+		}
 		select {
 		case u := <-s.queue:
 			batch = append(batch, u)
@@ -225,7 +250,7 @@ func (s *Store) commit(batch []*update) {
 					return err
 				}
 			}
-			return nil
+			return tx.end()
 		})
 		if failed < 0 {
 			err = commitFault(err)
@@ -240,6 +265,16 @@ func (s *Store) commit(batch []*update) {
 		batch[failed].done <- err
 		batch = append(batch[:failed:failed], batch[failed+1:]...)
 	}
+}
+
+// end runs what was left for the end of the transaction.
+func (tx *Tx) end() error {
+	for _, fn := range tx.ends {
+		if err := fn(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // guarded turns a panic of fn into an error: one bad record must not end the writer.
@@ -262,6 +297,9 @@ func commitFault(err error) error {
 	}
 	return f
 }
+
+// Waiting tells how many updates wait for the writer.
+func (s *Store) Waiting() int { return len(s.queue) + len(s.urgent) }
 
 // Size is the journal's length in bytes.
 func (s *Store) Size() int64 {

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"go.etcd.io/bbolt"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
@@ -227,24 +229,99 @@ func TestOutboxKeepsOrder(t *testing.T) {
 		}
 	}
 	var first []state.OutEvent
-	_ = s.View(func(tx *state.Tx) error { first, _ = state.PendingEvents(tx, 290); return nil })
-	var drop []uint64
+	_ = s.View(func(tx *state.Tx) error { first, _ = state.PendingEvents(tx, 0, 290); return nil })
 	for i, e := range first {
 		if e.ID != fmt.Sprint(i) {
 			t.Fatalf("event %d is %q", i, e.ID)
 		}
-		drop = append(drop, e.Sequence)
 	}
-	if err := s.Update(t.Context(), func(tx *state.Tx) error { return state.DropEvents(tx, drop) }); err != nil {
+	if err := s.Update(t.Context(), func(tx *state.Tx) error { return state.DropEvents(tx, first[289].Sequence) }); err != nil {
 		t.Fatal(err)
 	}
 	_ = s.View(func(tx *state.Tx) error {
-		rest, _ := state.PendingEvents(tx, 100)
+		rest, _ := state.PendingEvents(tx, 0, 100)
 		if len(rest) != 10 || rest[0].ID != "290" || state.CountEvents(tx) != 10 {
 			t.Errorf("%d events are left, the first is %v, want 10 from 290", len(rest), rest)
 		}
 		return nil
 	})
+}
+
+// The events of one transaction share records; telling may stop anywhere in one, and
+// what it holds reads back as it was written.
+func TestOutboxKeepsEventsTogether(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	want := make([]state.OutEvent, 0, 700)
+	err := s.Update(t.Context(), func(tx *state.Tx) (err error) {
+		for i := range cap(want) {
+			e := state.OutEvent{Kind: "task", ID: fmt.Sprint(i), MsgID: "a\"\\\n\u00e9 €/" + fmt.Sprint(i), Body: []byte(fmt.Sprintf(`{"n":%d,"s":"<é>"}`, i))}
+			if i%2 == 0 {
+				e.Instance = "guest"
+			}
+			if e.Sequence, err = state.AppendEvent(tx, e); err != nil {
+				return err
+			}
+			want = append(want, e)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Update(t.Context(), func(tx *state.Tx) error { return state.DropEvents(tx, want[299].Sequence) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	_ = s.View(func(tx *state.Tx) error {
+		got, bad := state.PendingEvents(tx, 0, 1000)
+		if diff := cmp.Diff(want[300:], got); diff != "" || len(bad) > 0 || state.CountEvents(tx) != 400 {
+			t.Errorf("bad %v, %d wait, want 400 (-want +got):\n%s", bad, state.CountEvents(tx), diff)
+		}
+		return nil
+	})
+	err = s.Update(t.Context(), func(tx *state.Tx) error {
+		_, err := state.AppendEvent(tx, state.OutEvent{Kind: "task", ID: "x", Body: []byte(`{"cut`)})
+		return err
+	})
+	if !errors.Is(err, fault.Internal) {
+		t.Errorf("a body that is no JSON: %v, want internal", err)
+	}
+}
+
+// An urgent update is written before those that wait.
+func TestUpdateFirst(t *testing.T) {
+	s := open(t, t.TempDir())
+	entered, release := make(chan struct{}), make(chan struct{})
+	var order []string // written by the writer alone
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_ = s.Update(t.Context(), func(*state.Tx) error { close(entered); <-release; return nil })
+	})
+	<-entered
+	update := func(name string, do func(context.Context, func(*state.Tx) error) error) {
+		wg.Go(func() {
+			err := do(t.Context(), func(tx *state.Tx) error { tx.OnCommit(func() { order = append(order, name) }); return nil })
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range 50 {
+		update("later", s.Update)
+	}
+	update("first", s.UpdateFirst)
+	for s.Waiting() < 51 {
+		runtime.Gosched()
+	}
+	close(release)
+	wg.Wait()
+	if len(order) != 51 || order[0] != "first" {
+		t.Errorf("the order is %v, want the urgent one first of 51", order)
+	}
 }
 
 func BenchmarkUpdate(b *testing.B) {

@@ -16,7 +16,11 @@ import (
 type Tx struct {
 	bolt *bbolt.Tx
 	memo map[any]any
+	ends []func() error // called when all updates of the transaction have run
 }
+
+// atEnd has fn run before the commit, after all updates that share the transaction.
+func (tx *Tx) atEnd(fn func() error) { tx.ends = append(tx.ends, fn) }
 
 // Memo keeps a value as long as the transaction that is being written, and all
 // updates that are written with it: fresh makes it the first time. A transaction
@@ -69,17 +73,32 @@ func (t Table[T]) Put(tx *Tx, key string, v T) error {
 	return nil
 }
 
+// appender is a record that writes its own JSON.
+type appender interface {
+	AppendJSON(b []byte) ([]byte, error)
+}
+
 // encode writes the envelope around the record by hand: it costs a second pass
 // over each record otherwise.
-func (t Table[T]) encode(v T) ([]byte, error) {
-	d, err := json.Marshal(v)
+func (t Table[T]) encode(v T) (raw []byte, err error) {
+	if a, ok := any(v).(appender); ok {
+		raw, err = a.AppendJSON([]byte(t.head()))
+		raw = append(raw, '}')
+	} else {
+		b := bytes.NewBuffer(make([]byte, 0, usualRecord))
+		b.WriteString(t.head())
+		err = json.NewEncoder(b).Encode(v)
+		raw = b.Bytes()
+		raw[len(raw)-1] = '}' // in the place of a line's end
+	}
 	if err != nil {
 		return nil, fault.WrapAs(fault.Internal, err, "journal", t.Name)
 	}
-	head := t.head()
-	raw := make([]byte, 0, len(head)+len(d)+1)
-	return append(append(append(raw, head...), d...), '}'), nil
+	return raw, nil
 }
+
+// usualRecord is as long as most records are.
+const usualRecord = 768
 
 // head is how every record of this version begins.
 func (t Table[T]) head() string { return `{"v":` + strconv.Itoa(t.Version) + `,"d":` }

@@ -53,6 +53,7 @@ const (
 	ReasonFailed         Reason = "failed"
 	ReasonStarting       Reason = "starting"
 	ReasonUnpaused       Reason = "unpaused"
+	ReasonCanceled       Reason = "migration_canceled" // running: stood at its switch-over, and was let go on here
 )
 
 // Power maps a state to nova's power_state (nova.md section 0). A domain that is

@@ -297,13 +297,11 @@ func (a *audit) guest(id string) {
 		if i, known := a.books[name].instances[id]; known {
 			records, rec = append(records, name), i
 		}
-		d := a.sites[name].Machine.Open()
-		found, err := d.Lookup(a.ctx, id)
-		_ = d.Close()
-		if err == nil {
+		found, here := a.sites[name].Machine.Look(id)
+		if here {
 			defined, dom = append(defined, name), found
 		}
-		if err == nil && found.Active() {
+		if here && found.Active() {
 			active = append(active, name)
 		}
 		taps, _ := a.sites[name].Network.Taps(a.ctx)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 	"github.com/compute-agent/compute-agent/pkg/simulate"
+	"github.com/compute-agent/compute-agent/pkg/virt"
 	"github.com/compute-agent/compute-agent/pkg/virt/fake"
 )
 
@@ -37,6 +40,7 @@ type weather struct {
 	calm                           bool
 	bus, machines, agents, cuts    bool
 	power, steer, guests, postcopy bool
+	disks, twins, drains, bounces  bool
 }
 
 // scenario is one run, drawn.
@@ -56,9 +60,11 @@ func draw(seed uint64) *scenario {
 	s.w = weather{
 		calm: d.chance(15), bus: d.chance(50), machines: d.chance(50), agents: d.chance(50), cuts: d.chance(40),
 		power: d.chance(50), steer: d.chance(60), guests: d.chance(20), postcopy: d.chance(15),
+		disks: d.chance(20), drains: d.chance(20), bounces: d.chance(40),
 	}
+	s.w.twins = d.chance(15) && !s.w.guests // of twins that die one after the other nothing is known
 	if s.w.calm {
-		s.w = weather{calm: true}
+		s.w = weather{calm: true, drains: s.w.drains, bounces: s.w.bounces}
 	}
 	for range 2 + d.IntN(5) {
 		s.guests = append(s.guests, guest(d))
@@ -146,7 +152,7 @@ func (s *scenario) later(r *rig, do func(d dice)) {
 // asks draws what the controller wants.
 func (s *scenario) asks(r *rig) {
 	for range 6 + s.dice.IntN(10) {
-		s.later(r, func(d dice) { s.migrate(r, d) })
+		s.later(r, func(d dice) { _, _, _ = s.migrate(r, d) })
 	}
 	if s.w.steer {
 		for range 1 + s.dice.IntN(5) {
@@ -157,6 +163,12 @@ func (s *scenario) asks(r *rig) {
 		for range 1 + s.dice.IntN(5) {
 			s.later(r, func(d dice) { s.switchPower(r, d) })
 		}
+	}
+	if s.w.bounces {
+		s.later(r, func(d dice) { s.bounce(r, d) })
+	}
+	if s.w.drains {
+		s.later(r, func(d dice) { s.drain(r, d) })
 	}
 }
 
@@ -169,12 +181,18 @@ func (s *scenario) where(r *rig, d dice) (id, host string) {
 	return id, pick(d, s.hosts...)
 }
 
-func (s *scenario) migrate(r *rig, d dice) {
-	id, host := s.where(r, d)
+// elsewhere is another host, now and then the same.
+func (s *scenario) elsewhere(d dice, host string) string {
 	dest := pick(d, s.hosts...)
 	for dest == host && !d.chance(2) {
 		dest = pick(d, s.hosts...)
 	}
+	return dest
+}
+
+func (s *scenario) migrate(r *rig, d dice) (id, host, dest string) {
+	id, host = s.where(r, d)
+	dest = s.elsewhere(d, host)
 	args := api.MigrateArgs{Instance: id, Dest: dest, Priority: pick(d, "", api.PriorityUser, api.PriorityDrain)}
 	if d.chance(30) {
 		args.Policy = pick(d, migration.PolicyNova, migration.PolicyAdaptive, migration.PolicyPauseNow, migration.PolicyPostCopyNow)
@@ -186,6 +204,36 @@ func (s *scenario) migrate(r *rig, d dice) {
 		args.BandwidthMiB = pick(d, uint64(50), 500)
 	}
 	r.cast(host, id, api.LiveMigration, args)
+	return id, host, dest
+}
+
+// bounce migrates a guest and sends it back the moment it is seen to have arrived.
+func (s *scenario) bounce(r *rig, d dice) {
+	id, host, dest := s.migrate(r, d)
+	for range 2 + d.IntN(3) {
+		for range 200 {
+			if i, known := r.seen()[id]; known && i.Host == dest {
+				break
+			}
+			pass(50 * time.Millisecond)
+		}
+		host, dest = dest, host
+		r.cast(host, id, api.LiveMigration, api.MigrateArgs{Instance: id, Dest: dest})
+	}
+}
+
+// drain empties a host: it takes nothing more, and all that it has is sent away.
+func (s *scenario) drain(r *rig, d dice) {
+	host := pick(d, s.hosts...)
+	_ = r.enable(host, false) // where nobody answers it stays open
+	seen := r.seen()
+	for _, g := range s.guests {
+		if seen[g.UUID].Host == host {
+			r.cast(host, g.UUID, api.LiveMigration, api.MigrateArgs{Instance: g.UUID, Dest: s.elsewhere(d, host), Priority: api.PriorityDrain})
+		}
+	}
+	pass(d.within(20 * time.Second))
+	_ = r.enable(host, true) // whole opens it in any case
 }
 
 func (s *scenario) steer(r *rig, d dice) {
@@ -266,20 +314,70 @@ func (s *scenario) trouble(r *rig) {
 		pass(d.within(15 * time.Second))
 		m.Reconnect()
 	})
-	times(s.w.guests, 2, func(d dice) { s.killGuest(r, d) })
+	times(s.w.machines && s.w.agents, 1, func(d dice) { // the host's daemons go down together
+		si := site(d)
+		si.Machine.Disconnect()
+		si.restart(true, d.within(5*time.Second))
+		pass(d.within(5 * time.Second))
+		si.Machine.Reconnect()
+	})
+	times(s.w.agents && s.w.cuts, 1, func(d dice) { // all agents at once
+		for _, name := range s.hosts {
+			r.sites[name].Kill()
+		}
+		for _, name := range s.hosts {
+			r.sites[name].restart(true, d.within(3*time.Second))
+		}
+	})
+	times(s.w.disks, 2, func(d dice) {
+		si := site(d)
+		si.disk(true)
+		pass(d.within(10 * time.Second))
+		si.disk(false)
+	})
+	times(s.w.guests, 3, func(d dice) { s.killGuest(r, d) })
+	times(s.w.twins, 1, func(d dice) { s.twin(r, d) })
 }
 
-// killGuest ends a guest's QEMU where it runs; the run remembers that it did.
+// killGuest ends the QEMU of a guest, mostly while it migrates, on either side; the run
+// remembers that it did. In post-copy that splits the guest's memory.
 func (s *scenario) killGuest(r *rig, d dice) {
 	id := pick(d, s.guests...).UUID
+	if d.chance(70) {
+		id, _, _ = s.migrate(r, d)
+		pass(d.within(3 * time.Second))
+	}
+	names := slices.Clone(s.hosts)
+	d.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	split := false
+	for _, name := range names {
+		dom, here := r.sites[name].Machine.Look(id)
+		split = split || here && (dom.Reason == virt.ReasonPostCopy || dom.Reason == virt.ReasonPostCopyFailed)
+	}
 	r.mu.Lock()
 	r.killed[id] = true
+	r.broken[id] = r.broken[id] || split
 	r.mu.Unlock()
-	for _, name := range s.hosts {
-		if r.sites[name].Machine.Crash(id) == nil {
+	for _, name := range names {
+		if r.sites[name].Machine.KillQEMU(id) == nil {
 			return
 		}
 	}
+}
+
+// twin loses the reply of the finishing step to one host, as often as it comes, and has
+// that do what libvirt 9.0 does then: the source lets its guest go on, although it runs on
+// the destination already.
+func (s *scenario) twin(r *rig, d dice) {
+	name := pick(d, s.hosts...)
+	m := r.sites[name].Machine
+	remove := m.Faults().Add(fake.Fault{
+		Method: fake.PointFinish, After: true, Err: fault.New(fault.Unavailable, fake.PointFinish, "", "drawn: the answer was lost"),
+	})
+	m.Twins(true)
+	pass(20 * time.Second)
+	m.Twins(false)
+	remove()
 }
 
 // machineFault makes calls to one hypervisor fail, hang, be slow, or lose their answer.
@@ -335,6 +433,9 @@ func storm(d dice) func(rpc.Passage) rpc.Fate {
 		f := rpc.Fate{Drop: row.chance(drop), Duplicate: row.chance(twice)}
 		if row.chance(late) {
 			f.Delay = row.within(2 * time.Second)
+		}
+		if p.Leg == rpc.LegStore && strings.HasPrefix(p.Subject, "$KV.") && f.Delay > 0 {
+			f.Duplicate = false // a connection keeps its order: no copy comes behind the write that follows the confirmation
 		}
 		return f
 	}

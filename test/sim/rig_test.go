@@ -60,6 +60,7 @@ type site struct {
 	token   chan struct{}
 	killAt  int           // transactions until the agent dies; guarded by rig.mu; 0: never
 	written int           // transactions so far; guarded by rig.mu
+	sick    bool          // its disk takes nothing; guarded by rig.mu
 	died    chan struct{} // it did
 }
 
@@ -100,6 +101,7 @@ func newRig(t testing.TB, ctx context.Context, s setup) *rig {
 		h.Node.Agent = s.node(name)
 		si := &site{Host: h, rig: r, token: make(chan struct{}, 1), died: make(chan struct{}, 1)}
 		h.Committed = func(int) { si.committed() }
+		h.Trouble = si.trouble
 		r.sites[name] = si
 		if err := h.Start(r.ctx); err != nil {
 			t.Fatal(err)
@@ -150,6 +152,25 @@ func (s *site) committed() {
 		}
 	}
 	s.rig.mu.Unlock()
+}
+
+// errDisk is what a sick disk says.
+var errDisk = errors.New("drawn: no space left on device")
+
+func (s *site) trouble() error {
+	s.rig.mu.Lock()
+	defer s.rig.mu.Unlock()
+	if s.sick {
+		return errDisk
+	}
+	return nil
+}
+
+// disk makes the site's disk refuse all writes, or take them again.
+func (s *site) disk(sick bool) {
+	s.rig.mu.Lock()
+	defer s.rig.mu.Unlock()
+	s.sick = sick
 }
 
 // dieAfter has the agent killed at its n-th transaction from now.
@@ -239,6 +260,7 @@ func (r *rig) whole() {
 	r.bus.Heal("controller")
 	for _, s := range r.sites {
 		s.dieAfter(0)
+		s.disk(false)
 	}
 	for _, name := range r.names {
 		s := r.sites[name]
@@ -246,7 +268,19 @@ func (r *rig) whole() {
 		s.Machine.Faults().Clear()
 		s.Machine.Reconnect()
 		s.up()
+		if err := r.enable(name, true); err != nil {
+			r.t.Errorf("%s can't be enabled: %v", name, err)
+		}
 	}
+}
+
+// enable switches a host for guests that come.
+func (r *rig) enable(host string, on bool) error {
+	raw, err := rpc.JSON(api.HostEnabledArgs{Enabled: on, Reason: "drained"})
+	if err == nil {
+		_, err = r.ctl.Call(r.ctx, host, rpc.Message{Method: api.SetHostEnabled, RequestID: instance.NewUUID(), Version: api.Version, Args: raw})
+	}
+	return err
 }
 
 // settle waits until every request has its outcome and no migration is under way.
@@ -287,11 +321,12 @@ func (r *rig) unheard() []*request {
 	return open
 }
 
-// still reports whether no migration is under way.
+// still reports whether no migration is under way. One of unknown outcome is, as long as
+// looking again may make it known.
 func (r *rig) still() bool {
 	for _, name := range r.names {
 		for _, m := range r.migrations(name) {
-			if !m.Status.Ended() {
+			if !m.Status.Ended() || m.Status == instance.MigrationError && !r.broken[m.Instance] {
 				return false
 			}
 		}

@@ -15,6 +15,7 @@ import (
 func viewCases() []testCase {
 	return []testCase{
 		{"view/put, get, delete", viewPutGet},
+		{"view/many at once", viewPutAll},
 		{"view/list", viewList},
 		{"view/list of many", viewListMany},
 		{"view/odd hosts", viewOddHosts},
@@ -47,6 +48,30 @@ func viewPutGet(t *testing.T, rig *Rig) {
 	_, err = ctl.Get(within(t), rpc.Instances, key)
 	wantKind(t, "Get after Delete", err, fault.NotFound)
 	must(t, "Delete of what is gone", agent.Delete(within(t), rpc.Instances, key))
+}
+
+func viewPutAll(t *testing.T, rig *Rig) {
+	agent, ctl := rig.Connect(t, "agent"), rig.Connect(t, "ctl")
+	put(t, agent, rpc.Instances, "old", "node1", "gone")
+	entries := []rpc.Entry{{Bucket: rpc.Instances, Key: []string{"node1", "gone"}, Deleted: true}}
+	const many = 1500 // more than are on their way at once
+	for i := range many {
+		entries = append(entries, rpc.Entry{Bucket: rpc.Instances, Key: []string{"node1", fmt.Sprintf("i%04d", i)}, Value: fmt.Append(nil, i)})
+	}
+	n, err := agent.PutAll(within(t), entries)
+	if must(t, "PutAll", err); n != len(entries) {
+		t.Errorf("PutAll stored %d, want %d", n, len(entries))
+	}
+	if got := values(t, ctl, rpc.Instances, "*", "*"); len(got) != many || got[many-1] != `["node1" "i1499"]=1499` {
+		t.Errorf("%d entries are there, want %d", len(got), many)
+	}
+	n, err = agent.PutAll(within(t), []rpc.Entry{
+		{Bucket: rpc.Instances, Key: []string{"node1", "good"}, Value: []byte("1")}, {Bucket: "NONE", Key: []string{"node1"}},
+	})
+	wantKind(t, "PutAll with a bad one", err, fault.InvalidArgument)
+	if n != 1 {
+		t.Errorf("PutAll stored %d, want 1: what is before the bad one", n)
+	}
 }
 
 // values lists a pattern as key=value strings.

@@ -30,6 +30,7 @@ type Host struct {
 	nextID    int
 	connected bool
 	cut       chan struct{} // closed by Disconnect
+	twins     bool          // see Twins
 }
 
 // claim is a guest that is expected here.
@@ -134,6 +135,40 @@ func (h *Host) Crash(id string) error {
 	return h.guest("crash", id, func(d *domain) {
 		h.stopLocked(d, virt.ReasonCrashed, virt.ReasonFailed)
 	})
+}
+
+// KillQEMU is the death of the process of a domain, whatever it does at that moment:
+// run, stand still, arrive or leave.
+func (h *Host) KillQEMU(id string) error {
+	h.world.mu.Lock()
+	defer h.world.mu.Unlock()
+	d := h.domains[id]
+	if d == nil || !d.active() {
+		return notFound("kill", id)
+	}
+	h.stopLocked(d, virt.ReasonCrashed, virt.ReasonFailed)
+	return h.changedLocked()
+}
+
+// Look is what a person at the machine sees of a domain: no fault strikes, and no
+// connection is needed.
+func (h *Host) Look(id string) (virt.Domain, bool) {
+	h.world.mu.Lock()
+	defer h.world.mu.Unlock()
+	d := h.domains[id]
+	if d == nil {
+		return virt.Domain{}, false
+	}
+	return d.view(), true
+}
+
+// Twins makes a source that does not hear whether its guest has arrived let it go on, as
+// libvirt 9.0 does (seen in the lab): it may run on both hosts then. Off at first: it
+// stands still.
+func (h *Host) Twins(on bool) {
+	h.world.mu.Lock()
+	defer h.world.mu.Unlock()
+	h.twins = on
 }
 
 // GuestShutdown is the guest going off by its own will.

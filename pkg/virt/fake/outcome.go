@@ -47,16 +47,25 @@ func (m *migration) failLocked(now time.Time, err error) {
 	m.endLocked(err)
 	m.target.abortLocked()
 	if stopped && !m.paused {
-		m.host.resumeLocked(d, now, virt.ReasonUnpaused)
+		m.host.cancelLocked(d, now)
 	}
 }
 
 // unknownLocked ends a migration of which nobody knows whether it worked: the
-// source stands still, as libvirt leaves it.
+// source stands still, or makes a twin; see [Host.Twins].
 func (m *migration) unknownLocked(err error) {
-	m.dom.live = false
+	m.dom.live = m.host.twins
 	m.endLocked(err)
 	m.target.abortLocked() // takes nothing from a destination that has resumed
+	if m.host.twins && !m.paused {
+		m.host.cancelLocked(m.dom, time.Now())
+	}
+}
+
+// cancelLocked lets a guest go on that stood at its switch-over; libvirt's reasons.
+func (h *Host) cancelLocked(d *domain, now time.Time) {
+	h.resumeLocked(d, now, virt.ReasonMigrated)
+	d.reason = virt.ReasonCanceled
 }
 
 // breakLocked is a stream that breaks in post-copy: the memory is in two places.

@@ -23,7 +23,7 @@ var states = map[golibvirt.DomainState]virt.State{
 var (
 	runningReasons = []virt.Reason{
 		virt.ReasonUnknown, virt.ReasonBooted, virt.ReasonMigrated, "restored", "from_snapshot", virt.ReasonUnpaused,
-		"migration_canceled", "save_canceled", "wakeup", virt.ReasonCrashed, virt.ReasonPostCopy, virt.ReasonPostCopyFailed,
+		virt.ReasonCanceled, "save_canceled", "wakeup", virt.ReasonCrashed, virt.ReasonPostCopy, virt.ReasonPostCopyFailed,
 	}
 	pausedReasons = []virt.Reason{
 		virt.ReasonUnknown, virt.ReasonUser, virt.ReasonMigrating, "save", "dump", "ioerror", "watchdog", "from_snapshot",

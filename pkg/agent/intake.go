@@ -1,0 +1,157 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/compute-agent/compute-agent/internal/logkit"
+	"github.com/compute-agent/compute-agent/pkg/green"
+	"github.com/compute-agent/compute-agent/pkg/rpc"
+)
+
+const (
+	readBatch = 512                   // casts that share one transaction at most
+	burstRoom = 2048                  // casts that are accepted at most before the first of them is carried out
+	burstWait = 20 * time.Millisecond // and how long at most the next ones are waited for
+)
+
+/*
+intake reads the host's casts: admit, journal, acknowledge, launch.
+
+	            ┌────────(more wait in the stream)────────┐
+	            ▼                                         │
+	read ──▶ batch ──admit, journal, acknowledge──▶ burst ┴─(none, or enough)──▶ launch
+	            ▲                │
+	            └──(no journal)──┘ pause
+
+Of a burst all that waits is accepted before the lanes go on with it: a cast is safe
+when it is accepted and not before, and what is carried out takes processor and journal
+from those that still wait. It is used by one thread alone.
+*/
+type intake struct {
+	agent  *Agent
+	reader rpc.CastReader
+	batch  []rpc.Delivery // what could not be taken is taken before anything else is read
+	burst  []plan         // accepted, to be launched
+}
+
+// readCasts reads casts until ctx ends. When the journal can't be written nothing is
+// acknowledged and reading pauses as a whole, so that the order holds.
+func (a *Agent) readCasts(ctx context.Context, reader rpc.CastReader) error {
+	in := &intake{agent: a, reader: reader}
+	pause := a.cfg.RetryFirst
+	for {
+		err := in.step(ctx)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err == nil {
+			pause = a.cfg.RetryFirst
+			continue
+		}
+		logkit.From(ctx).Warn("cannot take casts, trying again", logkit.Err(err), logkit.Key("pause").Of(pause))
+		if green.Sleep(ctx, pause) != nil {
+			return context.Cause(ctx)
+		}
+		pause = min(2*pause, a.cfg.RetryLimit)
+	}
+}
+
+// step takes one batch.
+func (in *intake) step(ctx context.Context) (err error) {
+	if in.batch == nil {
+		in.batch, err = in.next(ctx)
+	}
+	more := false
+	if err == nil && len(in.batch) > 0 {
+		more = in.batch[len(in.batch)-1].Pending > 0
+		err = in.take(ctx)
+	}
+	if err == nil {
+		in.batch = nil
+	}
+	if room, _ := in.agent.lanes.free(in.agent.cfg.MaxAcceptedTasks); err != nil || !more || room == 0 || len(in.burst) >= burstRoom {
+		in.launch(ctx)
+	}
+	return err
+}
+
+// next waits for casts; with a burst at hand no longer than burstWait, and gives none then.
+func (in *intake) next(ctx context.Context) ([]rpc.Delivery, error) {
+	room, err := in.agent.room(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(in.burst) == 0 {
+		return in.reader.Next(ctx, min(room, readBatch))
+	}
+	bounded, cancel := context.WithTimeout(ctx, burstWait)
+	defer cancel()
+	batch, err := in.reader.Next(bounded, min(room, readBatch))
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		return nil, nil
+	}
+	return batch, err
+}
+
+// take brings the batch into the journal and its tasks into their lanes, and launches
+// what waits for no lane.
+func (in *intake) take(ctx context.Context) error {
+	a := in.agent
+	plans, err := a.admitBatch(in.batch)
+	if err == nil {
+		err = a.ledger.commitFirst(ctx, a.journal(plans, func(written []plan) { plans = written }))
+	}
+	if err != nil {
+		return err
+	}
+	for _, d := range in.batch {
+		if d.Delivered > 1 {
+			a.redelivered.Add(1)
+		}
+		if err := d.Ack(); err != nil { // it comes again, its id is known then
+			logkit.From(ctx).Debug("a cast was not acknowledged", logkit.RequestID.Of(d.RequestID), logkit.Err(err))
+		}
+	}
+	for _, p := range plans {
+		if p.waits() && p.verdict == Queue {
+			in.burst = append(in.burst, p)
+		} else {
+			a.launch(ctx, p)
+		}
+	}
+	return nil
+}
+
+// launch has the lanes go on with what was accepted.
+func (in *intake) launch(ctx context.Context) {
+	for _, p := range in.burst {
+		in.agent.launch(ctx, p)
+	}
+	clear(in.burst)
+	in.burst = in.burst[:0]
+}
+
+// room waits until a task may be accepted, and tells how many may.
+func (a *Agent) room(ctx context.Context) (int, error) {
+	said := false
+	for {
+		n, freed := a.lanes.free(a.cfg.MaxAcceptedTasks)
+		if n > 0 {
+			if said {
+				logkit.From(ctx).Info("reading casts again")
+			}
+			return n, nil
+		}
+		if !said {
+			said = true
+			logkit.From(ctx).Warn("reading casts pauses: max_accepted_tasks are accepted and have not ended",
+				logkit.Key("max_accepted_tasks").Of(a.cfg.MaxAcceptedTasks))
+		}
+		select {
+		case <-freed:
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+	}
+}

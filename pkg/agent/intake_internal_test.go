@@ -1,0 +1,53 @@
+package agent
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/rpc"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/state"
+	"github.com/compute-agent/compute-agent/pkg/virt/fake"
+)
+
+// BenchmarkAccept is what an accepted cast costs: admission, journal, lane.
+func BenchmarkAccept(b *testing.B) {
+	store, err := state.Open(b.Context(), b.TempDir(), state.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = store.Close() })
+	machine, err := fake.NewHost(fake.NewWorld(b.Context()), fake.Config{Name: "a", VCPUs: 4, MemoryMiB: 4096})
+	if err != nil {
+		b.Fatal(err)
+	}
+	a := New(Config{Host: "a"}, Ports{Store: store, Hypervisor: machine.Open()})
+	bodies := make([][]byte, 0, readBatch)
+	for i := range readBatch {
+		id := instance.NewUUID()
+		a.ledger.instances[id] = instance.Instance{
+			UUID: id, Name: fmt.Sprintf("web%d", i), Host: "a", Generation: 1, VMState: instance.VMActive, PowerState: instance.PowerRunning,
+			CreatedAt: time.Now(), Spec: instance.Spec{UUID: id, Name: "web", VCPUs: 1, MemoryMiB: 64, Ports: []instance.Port{{ID: instance.NewPortID(), Bridge: "br0"}}},
+		}
+		bodies = append(bodies, fmt.Appendf(nil, `{"instance":%q}`, id))
+	}
+	in := &intake{agent: a}
+	b.ReportAllocs()
+	for b.Loop() {
+		a.lanes, in.burst = newLanes(), in.burst[:0]
+		clear(a.ledger.tasksOf)
+		in.batch = in.batch[:0]
+		for _, body := range bodies {
+			in.batch = append(in.batch, rpc.Delivery{
+				Message: rpc.Message{Method: api.PauseInstance, RequestID: instance.NewUUID(), Version: "1.0", Args: body},
+				Sent:    time.Now(), Delivered: 1, Ack: func() error { return nil },
+			})
+		}
+		if err := in.take(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*readBatch), "µs/cast")
+}
