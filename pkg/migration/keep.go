@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
+	"github.com/compute-agent/compute-agent/pkg/instance"
 )
 
 // keepEvery is how often the journal gets the timeline of a job that runs, beside each
@@ -32,6 +33,16 @@ func (r *run) keep(ctx context.Context) error {
 	}
 	defer func() { <-r.saving }()
 	rec := r.record()
-	rec.Timeline, rec.UpdatedAt = r.remembered(), time.Now()
-	return r.s.ports.Journal.Save(ctx, rec)
+	rec.UpdatedAt = time.Now()
+	return r.s.ports.Journal.Save(ctx, r.withTimeline(rec))
 }
+
+// withTimeline is the record as the journal gets it. What is kept of a migration in memory
+// holds its timeline only once.
+func (r *run) withTimeline(rec Record) Record {
+	rec.Timeline = r.remembered()
+	return rec
+}
+
+// restored goes on with the timeline of an earlier walk.
+func restored(moments []instance.Moment) timeline { return timeline{moments: moments} }

@@ -46,11 +46,13 @@ type run struct {
 
 func newRun(s *Source, rec Record) *run {
 	rec.Migration.Policy = or(rec.Migration.Policy, s.cfg.Policy)
-	return &run{
+	r := &run{
 		s: s, id: rec.Migration.UUID, instance: rec.Migration.Instance,
 		rec: rec, resumed: rec.Phase != PhaseAccept, wake: make(chan struct{}, 1), saving: make(chan struct{}, 1),
-		limiting: make(chan struct{}, 1), line: timeline{moments: rec.Timeline},
+		limiting: make(chan struct{}, 1), line: restored(rec.Timeline),
 	}
+	r.rec.Timeline = nil // the journal has it, and line
+	return r
 }
 
 func (r *run) config() Config { return r.s.cfg }
@@ -117,7 +119,6 @@ func (r *run) save(ctx context.Context, change func(*Record)) error {
 	}
 	defer func() { <-r.saving }()
 	next := r.record()
-	next.Timeline = r.remembered()
 	change(&next)
 	next.UpdatedAt = time.Now()
 	next.Migration.UpdatedAt = next.UpdatedAt
@@ -126,7 +127,7 @@ func (r *run) save(ctx context.Context, change func(*Record)) error {
 		retry.Max = -1
 	}
 	_, err := green.RetryCall(ctx, retry, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, r.s.ports.Journal.Save(ctx, next)
+		return struct{}{}, r.s.ports.Journal.Save(ctx, r.withTimeline(next))
 	})
 	if err != nil {
 		return fault.Wrap(causeOf(ctx, err), op, r.id)
