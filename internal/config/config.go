@@ -144,6 +144,8 @@ type Migration struct {
 	Policy            string        `key:"policy" default:"adaptive" oneof:"adaptive nova pause_now post_copy_now" doc:"how a migration is made to end: adaptive watches what remains, nova follows nova's time steps"`
 	OnStall           string        `key:"on_stall" default:"abort" oneof:"abort pause post_copy" nova:"libvirt.live_migration_timeout_action" doc:"what is done with a migration that gets no closer to its end, or that passes its completion timeout: end it, pause the guest until it is over, or post-copy where that is allowed"`
 	Bandwidth         int           `key:"live_migration_bandwidth" default:"0" min:"0" doc:"MiB/s; 0: as much as there is"`
+	Budget            int           `key:"live_migration_total_bandwidth" default:"0" min:"0" doc:"MiB/s of all migrations that leave this host at the same time: divided fairly among them, anew whenever one begins or ends; 0: not limited"`
+	PostCopyBandwidth int           `key:"live_migration_post_copy_bandwidth" default:"0" min:"0" doc:"MiB/s of what is sent ahead in post-copy, where live_migration_bandwidth does not hold; pages that the guest asks for are never slowed; 0: as much as there is"`
 	Downtime          time.Duration `key:"live_migration_downtime" default:"500ms" min:"100ms" doc:"policy nova: the longest pause of the guest at the switch"`
 	DowntimeSteps     int           `key:"live_migration_downtime_steps" default:"10" min:"3" doc:"policy nova: in how many steps the permitted pause is raised to that"`
 	DowntimeDelay     time.Duration `key:"live_migration_downtime_delay" default:"75s" min:"3s" doc:"policy nova: time between two steps, per GiB"`

@@ -59,6 +59,7 @@ func (c Config) forMigration() migration.Config {
 		ClaimTimeout: m.ClaimTimeout, PeerTimeout: m.PeerTimeout, MonitorInterval: m.MonitorInterval,
 		PermitPostCopy: m.PermitPostCopy, PermitAutoConv: m.PermitAutoConv,
 		BandwidthMiB: uint64(max(m.Bandwidth, 0)), Parallel: m.Parallel,
+		BudgetMiB: uint64(max(m.Budget, 0)), PostCopyBandwidthMiB: uint64(max(m.PostCopyBandwidth, 0)),
 		NativeTLS:         c.Agent.Driver == "libvirt" && c.Libvirt.NativeTLS,
 		Downtime:          migration.ScheduleConfig{MaxDowntime: m.Downtime, Steps: m.DowntimeSteps, DelayPerGB: m.DowntimeDelay},
 		CompletionTimeout: m.CompletionTimeout,

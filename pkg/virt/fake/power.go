@@ -54,7 +54,7 @@ func (h *Host) stopLocked(d *domain, r, event virt.Reason) {
 	}
 	d.brain.freeze(time.Now())
 	d.brain.Pressed = false
-	d.id, d.state, d.reason, d.live = -1, virt.Shutoff, r, false
+	d.id, d.state, d.reason, d.live, d.torn = -1, virt.Shutoff, r, false, nil
 	if m != nil {
 		m.sourceDiedLocked()
 	}
