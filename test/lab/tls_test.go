@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 	"github.com/compute-agent/compute-agent/test/lab"
 )
