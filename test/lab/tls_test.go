@@ -76,7 +76,6 @@ func guestsLeaveOverTLS(t *testing.T) {
 	s := newStage(t, "live_migration_with_native_tls = true")
 	ctx := t.Context()
 	spec, _ := s.withDisks(t, 40)
-	spec.Boot.Cmdline += " ca.dirty=40"
 	task, err := s.c.BuildAndRunInstance(ctx, "h1", spec)
 	s.do(t, task, err)
 	check := func(args api.MigrateArgs) []string {
@@ -102,13 +101,18 @@ func guestsLeaveOverTLS(t *testing.T) {
 		t.Errorf("with good certificates: %q, want none", got)
 	}
 
-	held := s.begin(t, spec, api.MigrateArgs{Dest: "h2", BandwidthMiB: 24}, func(m instance.Migration) bool {
-		return m.Progress.Iteration > 0 || m.Status.Ended()
-	})
-	s.overTLS(t, spec)
-	limit, err := s.c.LimitMigration(ctx, held.Migration(), 0)
-	s.do(t, limit, err)
-	m := s.end(t, held)
+	busy := s.boot(t, 41, "h1", "ca.dirty=24")
+	held := s.begin(t, busy, api.MigrateArgs{Dest: "h2", BandwidthMiB: 8}, moving)
+	s.overTLS(t, busy)
+	force, err := s.c.ForceCompleteMigration(ctx, held.Migration())
+	s.do(t, force, err)
+	s.end(t, held)
+	task, err = s.c.TerminateInstance(ctx, busy.UUID)
+	s.do(t, task, err)
+
+	task, err = s.c.LiveMigration(ctx, spec.UUID, api.MigrateArgs{Dest: "h2"})
+	must(t, "live_migration", err)
+	m := s.end(t, task)
 	if m.Progress.Disk.Total < 64<<20 {
 		t.Errorf("disks of %d bytes were copied, want more than 64 MiB", m.Progress.Disk.Total)
 	}
