@@ -159,6 +159,7 @@ type Migration struct {
 	CheckTimeout      time.Duration `key:"check_timeout" default:"60s" min:"1s" doc:"how long one check of the destination may take"`
 	BusyTimeout       time.Duration `key:"busy_timeout" default:"600s" min:"1s" doc:"how long a source comes back to a destination that has no room for one more migration"`
 	PrepareTimeout    time.Duration `key:"prepare_timeout" default:"1800s" min:"1s" nova:"long_rpc_timeout" doc:"how long the destination may prepare, waiting for ports included"`
+	RecoverTimeout    time.Duration `key:"recover_timeout" default:"1h" min:"1s" doc:"how long a broken post-copy is taken up again and again before it is left to people"`
 	SettleTimeout     time.Duration `key:"settle_timeout" default:"600s" min:"1s" doc:"how long facts are gathered before an outcome is called unknown"`
 	PostTimeout       time.Duration `key:"post_timeout" default:"24h" min:"1s" doc:"how long a source asks the destination to own the guest"`
 	RollbackTimeout   time.Duration `key:"rollback_timeout" default:"120s" min:"1s" doc:"how long a source asks the destination to undo"`

@@ -63,7 +63,7 @@ func (c Config) forMigration() migration.Config {
 		NativeTLS:         c.Agent.Driver == "libvirt" && c.Libvirt.NativeTLS,
 		Downtime:          migration.ScheduleConfig{MaxDowntime: m.Downtime, Steps: m.DowntimeSteps, DelayPerGB: m.DowntimeDelay},
 		CompletionTimeout: m.CompletionTimeout,
-		CheckTimeout:      m.CheckTimeout, BusyTimeout: m.BusyTimeout, PrepareTimeout: m.PrepareTimeout, SettleTimeout: m.SettleTimeout,
+		CheckTimeout:      m.CheckTimeout, BusyTimeout: m.BusyTimeout, PrepareTimeout: m.PrepareTimeout, SettleTimeout: m.SettleTimeout, RecoverTimeout: m.RecoverTimeout,
 		PostTimeout: m.PostTimeout, RollbackTimeout: m.RollbackTimeout, CleanTimeout: m.CleanTimeout,
 		HypervisorWait: m.HypervisorTimeout, WorkerGrace: m.WorkerGrace, ForceWait: m.ForceTimeout,
 		RetryFirst: m.RetryFirst, RetryLimit: m.RetryLimit,

@@ -51,6 +51,8 @@ func TestEveryRoomIsReached(t *testing.T) {
 	c := load(t, `
 [migration]
 live_migration_bandwidth = 1
+live_migration_total_bandwidth = 2
+live_migration_post_copy_bandwidth = 3
 parallel_connections = 2
 live_migration_permit_post_copy = true
 live_migration_permit_auto_converge = true
