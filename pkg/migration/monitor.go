@@ -39,16 +39,20 @@ type monitor struct {
 	shownAt     time.Time // when; zero: never
 
 	refused   bool      // post-copy was, once
+	torn      bool      // post-copy is broken
 	doubted   time.Time // since when the guest runs here although post-copy was begun
 	seen      bool      // the job was seen running
 	quiet     time.Time // since when no job is seen
 	failedAt  time.Time // when the event told that the job failed
+	recovery  recovery  // of a post-copy whose connection broke
+	keptAt    time.Time // when the timeline was last journaled
+	limitedAt time.Time // when the hypervisor last refused a limit
 	abortedAt time.Time // when the job was last aborted
 }
 
 func (r *run) newMonitor(w *worker) *monitor {
 	now := time.Now()
-	return &monitor{r: r, worker: w, policy: r.policy(), begun: now, quiet: now, canPostCopy: r.canPostCopy()}
+	return &monitor{r: r, worker: w, policy: r.policy(), begun: now, quiet: now, keptAt: now, canPostCopy: r.canPostCopy()}
 }
 
 // policy is what this migration decides by: the request's words before the host's.
@@ -107,6 +111,9 @@ func (m *monitor) beat(ctx context.Context) error {
 	case running:
 		m.seen, m.quiet = true, now
 		m.observe(ctx, now)
+		if m.givenUp() {
+			return m.done()
+		}
 	case m.over():
 		return m.done()
 	}
@@ -156,6 +163,9 @@ func (m *monitor) observe(ctx context.Context, now time.Time) {
 		m.doubt(ctx)
 		at = m.r.standing()
 	}
+	if !m.r.limited() {
+		m.throttle(ctx)
+	}
 	s.CanPostCopy, s.PostCopy, s.Paused, s.Force = m.canPostCopy && !m.refused, at.postCopy, at.paused, at.forced
 	m.publish(s, now)
 	if at.aborted && !at.postCopy {
@@ -164,6 +174,7 @@ func (m *monitor) observe(ctx context.Context, now time.Time) {
 	}
 	d := m.policy.decide(s)
 	m.r.remember(s, &d)
+	m.keep(ctx, now)
 	if d.Action != ActNone || at.forced {
 		m.act(ctx, d)
 	}
@@ -290,8 +301,12 @@ func (m *monitor) postCopy(ctx context.Context) error {
 // With the mark nothing would ever end a migration that can't end by itself.
 func (m *monitor) doubt(ctx context.Context) {
 	d, err := m.r.look(ctx)
-	switch {
-	case SightOf(d, err) != SightRunning:
+	switch sight := SightOf(d, err); {
+	case sight == SightLost:
+		m.tear(ctx)
+	case sight == SightPostCopy: // it goes well
+		m.doubted, m.torn, m.recovery = time.Time{}, false, recovery{}
+	case sight != SightRunning:
 		m.doubted = time.Time{}
 	case m.doubted.IsZero():
 		m.doubted = time.Now()

@@ -28,6 +28,7 @@ type Source struct {
 	ports  SourcePorts
 	slots  *slots
 	table  []step[*run]
+	budget *budget
 	cancel func() // of the subscription
 
 	watched atomic.Int64 // migrations that have a monitor
@@ -38,8 +39,11 @@ type Source struct {
 
 // NewSource makes a Source. It subscribes to the hypervisor's events; Close ends that.
 func NewSource(cfg Config, ports SourcePorts) *Source {
-	cfg = cfg.withDefaults()
-	s := &Source{cfg: cfg, ports: ports, slots: newSlots(cfg.OutboundSlots), table: sourceTable(), runs: map[string]*run{}}
+	cfg = cfg.WithDefaults()
+	s := &Source{
+		cfg: cfg, ports: ports, slots: newSlots(cfg.OutboundSlots), table: sourceTable(), budget: newBudget(cfg.BudgetMiB),
+		runs: map[string]*run{},
+	}
 	s.cancel = ports.Hypervisor.Subscribe(s.hear)
 	return s
 }
@@ -209,6 +213,17 @@ func (s *Source) ForceComplete(ctx context.Context, instanceID, migrationID stri
 	return r.force(ctx)
 }
 
+// SetBandwidth changes the limit of a migration that has not switched over yet, in
+// MiB/s; 0 lifts it. It outlives a restart, and is in force when it returns if memory
+// moves. Conflict when the guest has left.
+func (s *Source) SetBandwidth(ctx context.Context, instanceID, migrationID string, mib uint64) error {
+	r, err := s.find("live_migration_set_bandwidth", instanceID, migrationID)
+	if err != nil {
+		return err
+	}
+	return r.setBandwidth(ctx, mib)
+}
+
 func (s *Source) find(method, instanceID, migrationID string) (*run, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -225,6 +240,10 @@ func (s *Source) progressEvery() time.Duration {
 	each := time.Duration(s.watched.Load()) * time.Second / time.Duration(s.cfg.ProgressRate)
 	return max(s.cfg.ProgressInterval, each)
 }
+
+// SlotsLeft tells how many outbound slots are free; below zero: more migrations that ran
+// already were taken up than there are slots.
+func (s *Source) SlotsLeft() int { return s.slots.left() }
 
 // Active tells how many migrations are on their way out of this host, those that
 // wait included.

@@ -59,9 +59,18 @@ func (t *timeline) add(s *Snapshot, d *Decision) {
 		g.permitted = narrow(d.Downtime.Milliseconds())
 	case ActPostCopy, ActPause, ActAbort:
 	}
+	action := d.Action
+	if action == ActNone {
+		action = ""
+	}
+	t.put(g, action, d.Reason)
+}
+
+// put adds a moment; an empty action is none.
+func (t *timeline) put(g glimpse, action Action, reason string) {
 	t.makeRoom()
-	if d.Action != ActNone {
-		t.deeds = append(t.deeds, deed{action: d.Action, reason: d.Reason})
+	if action != "" {
+		t.deeds = append(t.deeds, deed{action: action, reason: reason})
 		g.deed = uint8(len(t.deeds)) //nolint:gosec // at most one for each moment
 	}
 	t.kept = append(t.kept, g)

@@ -191,6 +191,11 @@ type stranger struct {
 }
 
 func (s *stranger) begin(ctx context.Context, o offer, lostLocked func()) error {
+	return s.open(ctx, message{Begin: &o}, lostLocked)
+}
+
+// open boards the line and says a guest's first message there.
+func (s *stranger) open(ctx context.Context, m message, lostLocked func()) error {
 	if err := loopback(s.address); err != nil {
 		return err
 	}
@@ -203,10 +208,11 @@ func (s *stranger) begin(ctx context.Context, o offer, lostLocked func()) error 
 	if s.aborted {
 		s.mu.Unlock()
 		line.leave(s.guest)
-		return fault.New(fault.Cancelled, "Migrate", o.Instance, "the job was aborted")
+		return fault.New(fault.Cancelled, "Migrate", s.guest.Instance, "the job was aborted")
 	}
 	seq, reply := line.ask()
-	err = line.out.say(message{Seq: seq, Begin: &o})
+	m.Seq = seq
+	err = line.out.say(m)
 	s.mu.Unlock()
 	return s.hear(seq, reply, err)
 }

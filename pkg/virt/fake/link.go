@@ -25,6 +25,8 @@ long. It is opened for the first guest and closed after the last.
 	  │ ◀────────────────── {seq, error} ── │
 	  │ ── {seq, post_copy: handover} ───▶ │ resumed (only in post-copy)
 	  │ ◀────────────────── {seq, error} ── │
+	  │ ── {seq, mend: handover} ────────▶ │ goes on (after a break in post-copy)
+	  │ ◀────────────────── {seq, error} ── │
 	  │ ── {seq, finish: handover} ──────▶ │ resumed, defined
 	  │ ◀────────────────── {seq, error} ── │
 
@@ -49,6 +51,7 @@ type message struct {
 	Seq      uint64    `json:"seq,omitempty"`
 	Begin    *offer    `json:"begin,omitempty"`
 	PostCopy *handover `json:"post_copy,omitempty"`
+	Mend     *handover `json:"mend,omitempty"`
 	Finish   *handover `json:"finish,omitempty"`
 	GiveUp   *passage  `json:"give_up,omitempty"`
 }
@@ -195,13 +198,19 @@ func (h *harbour) do(ctx context.Context, m message) error {
 	case m.GiveUp != nil:
 		delete(h.begun, *m.GiveUp)
 		h.host.abandonLocked(m.GiveUp.Instance, m.GiveUp.Migration)
-		return h.host.changedLocked()
+		return h.host.changedLocked(m.GiveUp.Instance)
 	case m.PostCopy != nil && h.begun[m.PostCopy.passage()]:
 		return h.host.postCopyLocked(*m.PostCopy)
 	case m.Finish != nil && h.begun[m.Finish.passage()]:
 		err := h.host.finishLocked(*m.Finish)
 		if err == nil {
 			delete(h.begun, m.Finish.passage())
+		}
+		return err
+	case m.Mend != nil:
+		err := h.host.mendArrivalLocked(*m.Mend)
+		if err == nil {
+			h.begun[m.Mend.passage()] = true
 		}
 		return err
 	}
@@ -227,8 +236,8 @@ func (h *harbour) abandon() {
 	defer mu.Unlock()
 	for p := range h.begun {
 		h.host.abandonLocked(p.Instance, p.Migration)
+		_ = h.host.changedLocked(p.Instance) // kept for the next call
 	}
-	_ = h.host.changedLocked() // kept for the next call
 }
 
 func (h *handover) passage() passage { return passage{h.Instance, h.Migration} }
