@@ -26,7 +26,8 @@ type plan struct {
 	now     bool    // carried out at admission
 	known   *Task   // the id is taken: its task as the journal has it
 	clash   bool    // and this message asks for something else
-	begun   bool    // it found its instance free and began when it was accepted
+	alone   bool    // it came with few others: it may begin when it is accepted
+	begun   bool    // it found its instance free and did
 }
 
 // waits reports whether the plan's task is to join its instance's lane.
@@ -147,8 +148,8 @@ func (a *Agent) write(c *change, p *plan) error {
 	return a.tellAgain(c, *p.known) // the last word under this id is the first request's
 }
 
-// take writes a new task. One that finds its instance free is accepted and begins in
-// the same transaction; another has its begin when its turn comes.
+// take writes a new task. One that finds its instance free, and is not part of a burst,
+// is accepted and begins in the same transaction; another begins when its turn comes.
 func (a *Agent) take(c *change, p *plan) error {
 	if p.task.State.Ended() {
 		return c.putTask(p.task)
@@ -156,7 +157,7 @@ func (a *Agent) take(c *change, p *plan) error {
 	free := c.take(p.task.Instance)
 	e := a.endpoints[p.task.Method]
 	_, arrives := a.arrivalOf(p.task.Instance)
-	if !free || arrives || !p.waits() || !e.plain() || a.lanes.shutGate() != nil {
+	if !p.alone || !free || arrives || !p.waits() || !e.plain() || a.lanes.shutGate() != nil {
 		return c.putTask(p.task)
 	}
 	inst, known := c.instance(p.task.Instance)

@@ -64,6 +64,7 @@ func (a *Agent) perform(ctx context.Context, m rpc.Message) rpc.Reply {
 	}
 	wait := a.waiters.add(m.RequestID)
 	defer a.waiters.drop(m.RequestID, wait)
+	plans[0].alone = true
 	p := plans[0]
 	taken := func(plans []plan) {
 		p = plans[0]

@@ -11,16 +11,19 @@ import (
 
 const (
 	readBatch = 512                   // casts that share one transaction at most
+	burstSize = 16                    // so many at once are a burst: more will follow
 	burstRoom = 2048                  // casts that are accepted at most before the first of them is carried out
 	burstWait = 20 * time.Millisecond // and how long at most the next ones are waited for
+	burstPart = 128                   // of a burst fewer at once are not taken
+	partWait  = 2 * time.Millisecond  // but after so long
 )
 
 /*
 intake reads the host's casts: admit, journal, acknowledge, launch.
 
-	            ┌────────(more wait in the stream)────────┐
+	            ┌──────────────(more will come)───────────┐
 	            ▼                                         │
-	read ──▶ batch ──admit, journal, acknowledge──▶ burst ┴─(none, or enough)──▶ launch
+	read ──▶ batch ──admit, journal, acknowledge──▶ burst ┴─(no more, or enough)──▶ launch
 	            ▲                │
 	            └──(no journal)──┘ pause
 
@@ -64,7 +67,7 @@ func (in *intake) step(ctx context.Context) (err error) {
 	}
 	more := false
 	if err == nil && len(in.batch) > 0 {
-		more = in.batch[len(in.batch)-1].Pending > 0
+		more = len(in.batch) >= burstSize || in.batch[len(in.batch)-1].Pending > 0
 		err = in.take(ctx)
 	}
 	if err == nil {
@@ -85,9 +88,19 @@ func (in *intake) next(ctx context.Context) ([]rpc.Delivery, error) {
 	if len(in.burst) == 0 {
 		return in.reader.Next(ctx, min(room, readBatch))
 	}
-	bounded, cancel := context.WithTimeout(ctx, burstWait)
+	batch, err := in.nextWithin(ctx, min(room, readBatch), burstWait)
+	if err != nil || len(batch) == 0 || len(batch) >= min(room, burstPart) {
+		return batch, err
+	}
+	rest, _ := in.nextWithin(ctx, min(room, readBatch)-len(batch), partWait) // an error shows itself again
+	return append(batch, rest...), nil
+}
+
+// nextWithin gives the casts that come within a limit of time, none when there are none.
+func (in *intake) nextWithin(ctx context.Context, most int, limit time.Duration) ([]rpc.Delivery, error) {
+	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	batch, err := in.reader.Next(bounded, min(room, readBatch))
+	batch, err := in.reader.Next(bounded, most)
 	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
 		return nil, nil
 	}
@@ -99,6 +112,9 @@ func (in *intake) next(ctx context.Context) ([]rpc.Delivery, error) {
 func (in *intake) take(ctx context.Context) error {
 	a := in.agent
 	plans, err := a.admitBatch(in.batch)
+	for i := range plans {
+		plans[i].alone = len(in.batch) < burstSize
+	}
 	if err == nil {
 		err = a.ledger.commitFirst(ctx, a.journal(plans, func(written []plan) { plans = written }))
 	}

@@ -14,13 +14,13 @@ import (
 const (
 	castsPerRound = 2 * instances
 	loneCasts     = 200
-	bareStream    = "BENCH_CASTS"
 )
 
 // castFigures are the figures of one server.
 type castFigures struct {
 	sync                    string
-	accepted, bare, whole   samples // a second
+	accepted, bare          samples // a second
+	whole, told             samples // a second
 	agentCPU, bareCPU       samples // µs a cast
 	lone, loneEnd, loneBare samples // ms
 }
@@ -64,10 +64,7 @@ func castsWith(ctx context.Context, e *env, sync bool) (*castFigures, error) {
 	if err != nil {
 		return nil, agent.trouble(err)
 	}
-	if err := makeBareStream(ctx, nc); err != nil {
-		return nil, err
-	}
-	bare, err := e.start("consumer", nil, e.self, "-role", "consumer", url)
+	bare, err := startBare(ctx, e, nc, url)
 	if err != nil {
 		return nil, err
 	}
@@ -75,11 +72,14 @@ func castsWith(ctx context.Context, e *env, sync bool) (*castFigures, error) {
 		if round == 1 {
 			*f = castFigures{sync: f.sync}
 		}
-		for i := range 2 {
-			if (round+i)%2 == 0 {
+		for i := range 3 {
+			switch (round + i) % 3 {
+			case 0:
 				err = f.burst(ctx, nc, agent, ids)
-			} else {
-				err = f.bareBurst(ctx, nc, bare, ids)
+			case 1:
+				err = f.bareBurst(ctx, nc, bare.consumer, ids)
+			case 2:
+				err = f.toldBurst(ctx, nc, ids)
 			}
 			if err != nil {
 				return nil, agent.trouble(err)
@@ -87,47 +87,6 @@ func castsWith(ctx context.Context, e *env, sync bool) (*castFigures, error) {
 		}
 	}
 	return f, f.alone(ctx, nc, ids)
-}
-
-func makeBareStream(ctx context.Context, nc *nats.Conn) error {
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return err
-	}
-	_, err = js.CreateStream(ctx, jetstream.StreamConfig{
-		Name: bareStream, Subjects: []string{"benchcast.>"}, Retention: jetstream.WorkQueuePolicy, Duplicates: 10 * time.Second,
-	})
-	if err != nil {
-		return err
-	}
-	_, err = js.CreateConsumer(ctx, bareStream, jetstream.ConsumerConfig{
-		Durable: benchHost, FilterSubject: "benchcast.>", AckPolicy: jetstream.AckExplicitPolicy, AckWait: 5 * time.Second, MaxAckPending: 20_000,
-	})
-	return err
-}
-
-// roleConsumer consumes and acknowledges.
-func roleConsumer(ctx context.Context, url string) error {
-	nc, err := nats.Connect(url)
-	if err != nil {
-		return err
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return err
-	}
-	durable, err := js.Consumer(ctx, bareStream, benchHost)
-	if err != nil {
-		return err
-	}
-	consuming, err := durable.Consume(func(m jetstream.Msg) { _ = m.Ack() })
-	if err != nil {
-		return err
-	}
-	<-ctx.Done()
-	consuming.Stop()
-	return nil
 }
 
 // pauses are casts that change each instance, and change it back.
@@ -168,29 +127,6 @@ func (f *castFigures) burst(ctx context.Context, nc *nats.Conn, agent *process, 
 	f.whole = append(f.whole, float64(len(casts))/time.Since(began).Seconds())
 	after, err := usageOf(agent.pid())
 	f.agentCPU = append(f.agentCPU, float64((after.cpu-before.cpu).Microseconds())/float64(len(casts)))
-	return err
-}
-
-func (f *castFigures) bareBurst(ctx context.Context, nc *nats.Conn, bare *process, ids []string) error {
-	casts := pauses(ids)
-	for i := range casts {
-		casts[i].subject = "benchcast." + benchHost
-	}
-	before, err := usageOf(bare.pid())
-	if err != nil {
-		return err
-	}
-	began := time.Now()
-	if err := sendAll(ctx, nc, casts); err != nil {
-		return err
-	}
-	acked, err := awaitAcked(ctx, nc, bareStream, benchHost)
-	if err != nil {
-		return err
-	}
-	f.bare = append(f.bare, float64(len(casts))/acked.Sub(began).Seconds())
-	after, err := usageOf(bare.pid())
-	f.bareCPU = append(f.bareCPU, float64((after.cpu-before.cpu).Microseconds())/float64(len(casts)))
 	return err
 }
 
@@ -252,6 +188,8 @@ func castsReport(ctx context.Context, all []*castFigures) report {
 	add("bare JetStream publish → consume → ack, /s", "%.0f", "", func(f *castFigures) samples { return f.bare })
 	r.row("ratio, accepted to bare", fmt.Sprintf("%.2f", ratio(all[0].accepted, all[0].bare)), fmt.Sprintf("%.2f", ratio(all[1].accepted, all[1].bare)))
 	add("agent: whole life (three events, the driver's effect), /s", "%.0f", "2,375 sent → handled", func(f *castFigures) samples { return f.whole })
+	add("bare JetStream publish → consume → three events → ack, /s", "%.0f", "", func(f *castFigures) samples { return f.told })
+	r.row("ratio, whole life to that", fmt.Sprintf("%.2f", ratio(all[0].whole, all[0].told)), fmt.Sprintf("%.2f", ratio(all[1].whole, all[1].told)))
 	add("agent CPU, µs a cast", "%.0f", "299", func(f *castFigures) samples { return f.agentCPU })
 	add("bare consumer CPU, µs a cast", "%.0f", "", func(f *castFigures) samples { return f.bareCPU })
 	lone := func(name string, nova string, of func(*castFigures) samples) {

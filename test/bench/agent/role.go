@@ -20,6 +20,8 @@ func playRole(ctx context.Context, role string, args []string) error {
 		return roleEcho(ctx, args[0])
 	case "consumer":
 		return roleConsumer(ctx, args[0])
+	case "teller":
+		return roleTeller(ctx, args[0])
 	case "member":
 		return roleMember(ctx, args[0])
 	default:
