@@ -37,7 +37,7 @@ GOLDEN   = $(shell grep -rlE 'Bool."update"' --include='*_test.go' . | xargs -r 
 GOTEST = CGO_ENABLED=1 go test -race -shuffle=on -timeout 10m $(TESTFLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test unit e2e lab lab-matrix bench soak microbench fuzz lint fmt fmt-check vet tidy vuln golden generate cover ci clean install units cc
+.PHONY: help build demo test unit e2e lab lab-rare lab-matrix bench soak microbench fuzz lint fmt fmt-check vet tidy vuln golden generate cover ci clean install units cc
 
 help: ## print what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,11 @@ lab: cc ## the main scenario on real hypervisors, as root; fails when it can't r
 fuzz: ## run each fuzz target for FUZZTIME (30s, or a count: 200000x) and tell how often it was executed
 	@tools/fuzz.sh '$(FUZZTIME)'
 
+lab-rare: ## the scenarios of which the lab's ordinary run does one a day, all of them (RARE='volumes|TLS': some), as root
+	@test/lab/setup.sh
+	COMPUTE_AGENT_LAB=required COMPUTE_AGENT_LAB_RARE='$(or $(RARE),all)' \
+		go test -count=1 -v -timeout 60m -run '^(TestRare|TestAbortInEachPhase)$$' $(TESTFLAGS) ./test/lab
+
 lab-matrix: ## every cell of the kill matrix, about half an hour, as root; writes its table into docs/reliability.md
 	@test/lab/setup.sh
 	COMPUTE_AGENT_LAB=required COMPUTE_AGENT_LAB_MATRIX='$(or $(CELLS),all)' COMPUTE_AGENT_LAB_TABLE=write \
@@ -80,8 +85,8 @@ bench: ## figures beside peers and floors (BENCH=start,calls,finish,casts,monito
 microbench: ## the packages' own benchmarks (BENCH=regexp)
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(TESTFLAGS) $(UNIT)
 
-soak: cc ## 100,000 casts while the agent is killed and the server restarted: none lost, none twice (CASTS=n)
-	$(GOTEST) -count=1 -timeout 2h ./test/loss/... -v -args -casts $(CASTS) -limit 110m
+soak: ## 100,000 casts while the agent is killed and the server restarted: none lost, none twice (CASTS=n)
+	go test -count=1 -timeout 2h ./test/loss/... $(TESTFLAGS) -v -args -casts $(CASTS) -limit 110m
 
 lint: $(LINTER) ## golangci-lint with .golangci.yml, at the version pinned in tools/go.mod
 	$(LINTER) run ./...

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,7 +25,8 @@ func (a *app) migrationCommand() *cobra.Command {
 	}
 	c.AddCommand(a.migrationStart(), a.migrationCheck(), a.migrationList(), a.migrationShow(), a.migrationWatch(), a.migrationResolve(),
 		a.steer("abort", "End a migration that has not switched over yet; the guest stays", (*controller.Client).AbortMigration, "is aborted"),
-		a.steer("force-complete", "Make a running migration end now, by post-copy where it is allowed, else by pausing the guest", (*controller.Client).ForceCompleteMigration, "is being completed"))
+		a.steer("force-complete", "Make a running migration end now, by post-copy where it is allowed, else by pausing the guest", (*controller.Client).ForceCompleteMigration, "is being completed"),
+		a.steer("recover", "Take up a post-copy whose connection broke, now", (*controller.Client).RecoverMigration, "is taken up again"), a.migrationLimit())
 	return c
 }
 
@@ -119,6 +121,30 @@ func (a *app) steer(use, short string, do func(*controller.Client, context.Conte
 				return err
 			}
 			return a.carryOut(ctx, t, w, "migration of "+args[0]+" "+done)
+		})
+	}
+	return c
+}
+
+func (a *app) migrationLimit() *cobra.Command {
+	c := &cobra.Command{
+		Use: "set-bandwidth MIGRATION MIB", Short: "Change the bandwidth of a migration that is under way, in MiB/s", Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeMigrations,
+		Long: "Change the bandwidth of a migration that is under way, in MiB/s; 0 lifts the limit. What the host allows all migrations\n" +
+			"together (migration.live_migration_total_bandwidth) stays as it is.",
+		Example: "  compute-agent migration set-bandwidth web1 200\n  compute-agent migration set-bandwidth web1 0",
+	}
+	w := a.waitFlags(c)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		mib, err := strconv.ParseUint(args[1], 10, 64)
+		if err != nil {
+			return fault.Newf(fault.InvalidArgument, "", "MIB", "%q is no whole number of MiB/s", args[1])
+		}
+		return a.with(cmd.Context(), func(ctx context.Context, s *session) error {
+			t, err := s.LimitMigration(ctx, args[0], mib)
+			if err != nil {
+				return err
+			}
+			return a.carryOut(ctx, t, w, fmt.Sprintf("bandwidth of %s is changed", args[0]))
 		})
 	}
 	return c

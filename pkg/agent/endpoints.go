@@ -39,6 +39,8 @@ func endpoints() map[string]endpoint {
 
 		api.LiveMigrationAbort:         {op: OpSteer, now: (*Agent).abortMigration},
 		api.LiveMigrationForceComplete: {op: OpSteer, now: (*Agent).forceMigration},
+		api.LiveMigrationSetBandwidth:  {op: OpSteer, now: (*Agent).limitMigration},
+		api.LiveMigrationRecover:       {op: OpSteer, now: (*Agent).recoverMigration},
 		api.ResolveMigration:           {op: OpTell, newcomer: true, now: (*Agent).resolveMigration},
 		api.ExternalInstanceEvent:      {op: OpTell, newcomer: true, now: (*Agent).externalEvents},
 		api.SetHostEnabled:             {op: OpTell, newcomer: true, now: (*Agent).setEnabled},
@@ -98,6 +100,8 @@ func subjectOf(args any) (instanceID, migrationID string) {
 	case *api.MigrateArgs:
 		return v.Instance, v.Migration
 	case *api.MigrationRefArgs:
+		return v.Instance, v.Migration
+	case *api.BandwidthArgs:
 		return v.Instance, v.Migration
 	case *api.ExternalEventArgs:
 		return sharedInstance(v.Events), ""

@@ -157,6 +157,11 @@ func (a *Agent) follow(ctx context.Context, id string, e virt.Event, power insta
 // inventory the host has no room for anybody. A connection that is lost meanwhile is
 // followed by a new one.
 func (a *Agent) takeInventory(ctx context.Context) error {
+	select {
+	case <-a.taken: // before, what a task of an earlier run left half done looks like a defect
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	retry := green.Retry{
 		Max: -1, First: a.cfg.RetryFirst, Limit: a.cfg.RetryLimit,
 		OnRetry: func(try int, err error, _ time.Duration) {
@@ -182,6 +187,9 @@ func (a *Agent) reconcile(ctx context.Context) error {
 	}
 	repairs := reconcile.Diff(a.ledger.all(), domains, a.heldIDs())
 	var problems []string
+	if aside := a.store.SetAside(); aside != "" {
+		problems = append(problems, "the journal was damaged and is set aside as "+aside+"; what was accepted and not done is not known any more")
+	}
 	foreign := 0
 	for _, d := range domains {
 		if !d.Owned {

@@ -96,6 +96,39 @@ func (a *Agent) forceMigration(ctx context.Context, j *job) (outcome, error) {
 	return outcome{}, a.source.ForceComplete(ctx, args.Instance, args.Migration)
 }
 
+// limitMigration is live_migration_set_bandwidth, carried out at admission.
+func (a *Agent) limitMigration(ctx context.Context, j *job) (outcome, error) {
+	args, err := as[api.BandwidthArgs](j.args)
+	if err != nil {
+		return outcome{}, err
+	}
+	return outcome{}, a.source.SetBandwidth(ctx, args.Instance, args.Migration, args.BandwidthMiB)
+}
+
+// recoverMigration is live_migration_recover, carried out at admission. A migration
+// whose recovery was given up is in nobody's hands: it goes on beside the answer.
+func (a *Agent) recoverMigration(ctx context.Context, j *job) (outcome, error) {
+	args, err := as[api.MigrationRefArgs](j.args)
+	if err != nil {
+		return outcome{}, err
+	}
+	err = a.source.Recover(ctx, args.Instance, args.Migration)
+	if !isGone(err) {
+		return outcome{}, err
+	}
+	for _, rec := range a.ledger.migrationsOf(args.Instance) {
+		if rec.Role != migration.RoleSource || !rec.Frozen() || rec.Ended() || args.Migration != "" && rec.Migration.UUID != args.Migration {
+			continue
+		}
+		again, err := a.source.TakeUp(ctx, rec)
+		if err == nil {
+			a.goOnWith(again) //nolint:contextcheck // it outlives the request
+		}
+		return outcome{}, err
+	}
+	return outcome{}, err
+}
+
 // The peer's side of a migration that comes here. These calls are idempotent by
 // migration and generation, and the destination journals each of its own steps
 // before it takes it: that record is their journal, so they take no lane and leave

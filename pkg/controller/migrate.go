@@ -71,6 +71,37 @@ func (c *Client) ForceCompleteMigration(ctx context.Context, ref string) (*Task,
 	return c.steer(ctx, api.LiveMigrationForceComplete, ref)
 }
 
+// RecoverMigration takes up a post-copy whose connection broke, at once; ref as in
+// AbortMigration. The agent does so by itself too, after pauses.
+func (c *Client) RecoverMigration(ctx context.Context, ref string) (*Task, error) {
+	m, err := c.FindMigration(ctx, ref) // its source: the instance is the destination's already
+	if err != nil {
+		return nil, fault.Wrap(err, api.LiveMigrationRecover, "")
+	}
+	t, err := c.Cast(ctx, m.Source, api.LiveMigrationRecover, api.MigrationRefArgs{Instance: m.Instance, Migration: m.UUID})
+	if err != nil {
+		return nil, err
+	}
+	t.migration = m.UUID
+	return t, nil
+}
+
+// LimitMigration changes the bandwidth, in MiB/s, of a migration that is under way; 0
+// lifts the limit; ref as in AbortMigration.
+func (c *Client) LimitMigration(ctx context.Context, ref string, mib uint64) (*Task, error) {
+	m, err := c.inProgress(ctx, ref)
+	if err != nil {
+		return nil, fault.Wrap(err, api.LiveMigrationSetBandwidth, "")
+	}
+	args := api.BandwidthArgs{Instance: m.Instance, Migration: m.UUID, BandwidthMiB: mib}
+	t, err := c.Cast(ctx, m.Source, api.LiveMigrationSetBandwidth, args)
+	if err != nil {
+		return nil, err
+	}
+	t.migration = m.UUID
+	return t, nil
+}
+
 func (c *Client) steer(ctx context.Context, method, ref string) (*Task, error) {
 	m, err := c.inProgress(ctx, ref)
 	if err != nil {

@@ -35,6 +35,7 @@ type Config struct {
 	VIFNotFatal     bool          // go on when they are not (nova's vif_plugging_is_fatal = false); false
 	ClaimTimeout    time.Duration // after which a destination that saw no guest asks the source; 600 s
 	SettleTimeout   time.Duration // how long facts are gathered before an outcome is called unknown; 600 s
+	RecoverTimeout  time.Duration // how long a broken post-copy is taken up again and again before it is left to people; 1 h
 	PeerTimeout     time.Duration // one try of post, rollback or show; 60 s
 	PostTimeout     time.Duration // how long a source asks a destination to own; 24 h
 	RollbackTimeout time.Duration // how long a source asks a destination to undo; 120 s
@@ -46,16 +47,19 @@ type Config struct {
 	RetryLimit      time.Duration // and end here; 30 s
 	MonitorInterval time.Duration // the beat of the monitor; 0.5 s
 
-	Policy            string         // for requests without one; adaptive
-	OnStall           OnStall        // abort
-	PermitPostCopy    bool           // nova's live_migration_permit_post_copy; false
-	PermitAutoConv    bool           // nova's live_migration_permit_auto_converge, not beside post-copy; false
-	BandwidthMiB      uint64         // MiB/s for requests without one; 0: no limit
-	Parallel          int            // connections for requests without one; 0: one stream, with TLS 4
-	NativeTLS         bool           // guests leave over the hypervisor's own TLS (nova's live_migration_with_native_tls); false
-	Downtime          ScheduleConfig // of the policy nova; 500 ms, 10 steps, 75 s/GiB
-	CompletionTimeout time.Duration  // per GiB of memory and copied disks; 800 s. Negative: none
-	Adaptive          AdaptiveConfig
+	Policy         string  // for requests without one; adaptive
+	OnStall        OnStall // abort
+	PermitPostCopy bool    // nova's live_migration_permit_post_copy; false
+	PermitAutoConv bool    // nova's live_migration_permit_auto_converge, not beside post-copy; false
+	BandwidthMiB   uint64  // MiB/s for requests without one; 0: no limit
+	BudgetMiB      uint64  // MiB/s for all migrations that leave at the same time, divided among them; 0: no limit
+	// PostCopyBandwidthMiB is the limit, in MiB/s, of what is sent ahead in post-copy; 0: no limit.
+	PostCopyBandwidthMiB uint64
+	Parallel             int            // connections for requests without one; 0: one stream, with TLS 4
+	NativeTLS            bool           // guests leave over the hypervisor's own TLS (nova's live_migration_with_native_tls); false
+	Downtime             ScheduleConfig // of the policy nova; 500 ms, 10 steps, 75 s/GiB
+	CompletionTimeout    time.Duration  // per GiB of memory and copied disks; 800 s. Negative: none
+	Adaptive             AdaptiveConfig
 }
 
 // or gives v, or fallback for the zero value.
@@ -67,8 +71,8 @@ func or[T comparable](v, fallback T) T {
 	return v
 }
 
-// withDefaults fills what was left open.
-func (c Config) withDefaults() Config {
+// WithDefaults fills what was left open.
+func (c Config) WithDefaults() Config {
 	c.OutboundSlots = or(c.OutboundSlots, 2)
 	c.InboundSlots = or(c.InboundSlots, 2)
 	c.CheckTimeout = or(c.CheckTimeout, 60*time.Second)
@@ -77,6 +81,7 @@ func (c Config) withDefaults() Config {
 	c.VIFTimeout = or(c.VIFTimeout, 300*time.Second)
 	c.ClaimTimeout = or(c.ClaimTimeout, 600*time.Second)
 	c.SettleTimeout = or(c.SettleTimeout, 600*time.Second)
+	c.RecoverTimeout = or(c.RecoverTimeout, time.Hour)
 	c.PeerTimeout = or(c.PeerTimeout, 60*time.Second)
 	c.PostTimeout = or(c.PostTimeout, 24*time.Hour)
 	c.RollbackTimeout = or(c.RollbackTimeout, 120*time.Second)
@@ -93,6 +98,6 @@ func (c Config) withDefaults() Config {
 	c.Downtime.Steps = or(c.Downtime.Steps, 10)
 	c.Downtime.DelayPerGB = or(c.Downtime.DelayPerGB, 75*time.Second)
 	c.CompletionTimeout = or(c.CompletionTimeout, 800*time.Second)
-	c.Adaptive = c.Adaptive.withDefaults()
+	c.Adaptive = c.Adaptive.WithDefaults()
 	return c
 }

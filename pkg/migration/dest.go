@@ -37,7 +37,7 @@ type Dest struct {
 
 // NewDest makes a Dest; Start makes it listen.
 func NewDest(cfg Config, ports DestPorts) *Dest {
-	cfg = cfg.withDefaults()
+	cfg = cfg.WithDefaults()
 	return &Dest{
 		cfg: cfg, ports: ports, slots: newSlots(cfg.InboundSlots),
 		arrivals: map[string]*arrival{}, expected: map[string]*arrival{},
@@ -193,7 +193,7 @@ func (d *Dest) Check(ctx context.Context, args api.PeerMigrateArgs) (api.CheckRe
 		return api.CheckResult{}, fault.Wrap(err, "check_can_live_migrate_destination", d.cfg.Host)
 	}
 	def := d.record(args).definition()
-	def.Copies, def.TLS = plan.Copies, args.TLS
+	def.Copies, def.TLS, def.PostCopy, def.CPU = plan.Copies, args.TLS, args.PostCopy, args.CPU
 	theirs, err := d.ports.Hypervisor.Check(ctx, def)
 	if err != nil {
 		return api.CheckResult{}, fault.Wrap(err, "check_can_live_migrate_destination", d.cfg.Host)

@@ -68,6 +68,18 @@ func (p diskPlan) reasons(s instance.Spec, block *bool) []string {
 	return out
 }
 
+// stale gives a reason for each disk that both hosts reach and that this one caches.
+func (p diskPlan) stale(cached []string) []string {
+	var out []string
+	for _, t := range p.Shared {
+		if slices.Contains(cached, t) {
+			out = append(out, fmt.Sprintf("disk %s is the same on both hosts, but it is opened through the source's page cache: the destination could read stale data; "+
+				"mark it as shared in the spec and reboot the instance HARD", t))
+		}
+	}
+	return out
+}
+
 func (p diskPlan) targets() []string { return targetsOf(p.Copies) }
 
 // targetsOf names the disks.

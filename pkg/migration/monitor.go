@@ -37,16 +37,20 @@ type monitor struct {
 	permitted time.Duration
 	raisedAt  time.Duration
 	refused   bool      // post-copy was, once
+	torn      bool      // post-copy is broken
 	doubted   time.Time // since when the guest runs here although post-copy was begun
 	seen      bool      // the job was seen running
 	quiet     time.Time // since when no job is seen
 	failedAt  time.Time // when the event told that the job failed
+	recovery  recovery  // of a post-copy whose connection broke
+	keptAt    time.Time // when the timeline was last journaled
+	limitedAt time.Time // when the hypervisor last refused a limit
 	abortedAt time.Time // when the job was last aborted
 }
 
 func (r *run) newMonitor(w *worker) *monitor {
 	now := time.Now()
-	return &monitor{r: r, worker: w, policy: r.policy(), begun: now, quiet: now}
+	return &monitor{r: r, worker: w, policy: r.policy(), begun: now, quiet: now, keptAt: now}
 }
 
 // policy is what this migration decides by: the request's words before the host's.
@@ -99,6 +103,9 @@ func (m *monitor) beat(ctx context.Context) error {
 	case running:
 		m.seen, m.quiet = true, time.Now()
 		m.observe(ctx, job)
+		if m.givenUp() {
+			return m.done()
+		}
 	case m.over():
 		return m.done()
 	}
@@ -144,6 +151,7 @@ func (m *monitor) observe(ctx context.Context, j virt.Job) {
 	m.track = m.track.Observe(j, elapsed, m.policy.Adaptive.StallMargin)
 	m.doubt(ctx)
 	rec := m.r.record()
+	m.throttle(ctx, rec)
 	s := Snapshot{
 		Elapsed: elapsed, Job: j, Track: m.track, Permitted: m.permitted, RaisedAt: m.raisedAt,
 		CanPostCopy: m.r.canPostCopy() && !m.refused, PostCopy: rec.PostCopy, Paused: rec.PausedByUs,
@@ -156,6 +164,7 @@ func (m *monitor) observe(ctx context.Context, j virt.Job) {
 	}
 	d := m.policy.Decide(s)
 	m.r.remember(s, d)
+	m.keep(ctx)
 	m.act(ctx, d)
 }
 
@@ -265,8 +274,12 @@ func (m *monitor) doubt(ctx context.Context) {
 		return
 	}
 	d, err := m.r.look(ctx)
-	switch {
-	case SightOf(d, err) != SightRunning:
+	switch sight := SightOf(d, err); {
+	case sight == SightLost:
+		m.tear(ctx)
+	case sight == SightPostCopy: // it goes well
+		m.doubted, m.torn, m.recovery = time.Time{}, false, recovery{}
+	case sight != SightRunning:
 		m.doubted = time.Time{}
 	case m.doubted.IsZero():
 		m.doubted = time.Now()

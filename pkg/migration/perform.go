@@ -22,11 +22,14 @@ type worker struct {
 
 // startWorker begins to move the guest.
 func (r *run) startWorker(ctx context.Context) *worker {
-	w := &worker{}
 	req := r.request()
-	w.thread = green.Spawn(ctx, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, r.s.ports.Hypervisor.Migrate(ctx, req)
-	})
+	return r.spawnWorker(ctx, func(ctx context.Context) error { return r.s.ports.Hypervisor.Migrate(ctx, req) })
+}
+
+// spawnWorker lets a worker sit in a call.
+func (r *run) spawnWorker(ctx context.Context, call func(context.Context) error) *worker {
+	w := &worker{}
+	w.thread = green.Spawn(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })
 	w.thread.Link(func(t *green.Thread[struct{}]) {
 		_, w.said = t.Wait(ctx)       // inside a link: at once
 		_ = w.finish.Send(struct{}{}) // the only sender
@@ -36,7 +39,7 @@ func (r *run) startWorker(ctx context.Context) *worker {
 
 // err gives the call's error once it has ended; nil before.
 func (w *worker) err() error {
-	if !w.finish.Ready() {
+	if w == nil || !w.finish.Ready() {
 		return nil
 	}
 	return w.said
@@ -54,11 +57,13 @@ func (r *run) request() virt.MigrateRequest {
 		Migration:    r.id,
 		Generation:   rec.Migration.Generation,
 		Inbound:      rec.Inbound,
-		BandwidthMiB: or(rec.Args.BandwidthMiB, c.BandwidthMiB),
+		BandwidthMiB: r.limit(rec, false),
+		PostCopyMiB:  r.limit(rec, true),
 		Parallel:     or(rec.Args.ParallelConnections, c.parallel(postCopy)),
 		PostCopy:     postCopy,
 		AutoConverge: c.PermitAutoConv && !postCopy, // nova's rule (nova.md 2.5)
 		Disks:        targetsOf(rec.Copies),
+		Shared:       rec.Shared,
 	}
 }
 
@@ -93,6 +98,10 @@ func (r *run) perform(ctx context.Context) error {
 	} else if r.abortAsked() {
 		return r.aborted()
 	}
+	rec := r.record()
+	r.s.budget.join(r, r.s.cfg.ownLimit(rec, rec.PostCopy))
+	defer r.s.budget.leave(r)
+	r.inForce = r.firstLimits(r.request())
 	defer r.answerForce(ActNone, fault.New(fault.Conflict, "live_migration_force_complete", r.id, "the migration ended before anything was done"))
 	var w *worker
 	if !r.resumed {
@@ -104,6 +113,15 @@ func (r *run) perform(ctx context.Context) error {
 	for {
 		if err := m.watch(ctx); err != nil {
 			return err
+		}
+		if r.broken(ctx) {
+			next, err := r.takeUp(ctx, &m.recovery, w.err())
+			if err != nil {
+				return err
+			}
+			defer next.thread.Kill(errJobOver)
+			w, m.worker = next, next
+			continue
 		}
 		v, running, err := r.settle(ctx, w)
 		switch {

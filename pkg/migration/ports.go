@@ -21,7 +21,7 @@ type Guests interface {
 
 // Mover moves a running guest; see virttest.Mover.
 type Mover interface {
-	CheckLeaving(ctx context.Context, r virt.MigrateRequest) (reasons []string, err error)
+	CheckLeaving(ctx context.Context, r virt.MigrateRequest) (virt.Leaving, error)
 	Migrate(ctx context.Context, r virt.MigrateRequest) error
 	Job(ctx context.Context, id string) (virt.Job, error)
 	CompletedJob(ctx context.Context, id string) (virt.Job, error)
@@ -33,6 +33,7 @@ type Steerer interface {
 	SetMaxDowntime(ctx context.Context, id string, d time.Duration) error
 	SetBandwidth(ctx context.Context, id string, mib uint64) error
 	StartPostCopy(ctx context.Context, id string) error
+	ResumePostCopy(ctx context.Context, r virt.MigrateRequest) error
 }
 
 // Arrivals makes ready for a guest that is to come; see virttest.Mover.

@@ -62,8 +62,12 @@ type Record struct {
 	Storage    instance.StorageFacts `json:"storage,omitzero"`
 	Copies     []instance.DiskFacts  `json:"copies,omitempty"`
 	KeepFolder bool                  `json:"keep_folder,omitempty"`
+	Shared     []string              `json:"shared,omitempty"` // the writable targets that are the same at both hosts
+	Cached     []string              `json:"cached,omitempty"` // those that only this host may read, because it caches them
 
+	CPU            string  `json:"cpu,omitempty"`             // source: as its hypervisor describes it
 	WasPaused      bool    `json:"was_paused,omitempty"`      // the guest was paused by its user when it left
+	Limited        bool    `json:"limited,omitempty"`         // source: Args.BandwidthMiB was set on request while it was under way
 	AbortRequested bool    `json:"abort_requested,omitempty"` // source
 	AbortReason    string  `json:"abort_reason,omitempty"`    // source: who or what asked
 	PostCopy       bool    `json:"post_copy,omitempty"`       // source: the one-way door was opened
@@ -73,6 +77,9 @@ type Record struct {
 	Committed      bool    `json:"committed,omitempty"`       // destination: it owns the guest
 	Settling       bool    `json:"settling,omitempty"`        // source: it goes on after a freeze; its task has ended long ago
 	Resolved       Verdict `json:"resolved,omitempty"`        // source: what a person decided
+
+	// Timeline is how the job went until the record was last written, so that a restart does not lose it.
+	Timeline []instance.Moment `json:"timeline,omitempty"` // source
 
 	UpdatedAt time.Time `json:"updated_at"`
 }

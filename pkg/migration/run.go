@@ -29,7 +29,8 @@ type run struct {
 	accepted bool          // Accept has journaled it; guarded by Source.mu
 	wake     chan struct{} // one beat of the monitor, now
 
-	saving chan struct{} // holds a token: one change of the record at a time, in journal order; before mu
+	limiting chan struct{} // holds a token: one change of the hypervisor's limit at a time
+	saving   chan struct{} // holds a token: one change of the record at a time, in journal order; before mu
 
 	mu      sync.Mutex
 	rec     Record
@@ -37,17 +38,21 @@ type run struct {
 	job     *virt.Job               // of the job-completed event
 	forced  *green.Event[Action]    // somebody waits for force-complete
 	slot    bool
-	stood   bool // the guest was seen to stand still for its switch-over
+	inForce limits // of bandwidth, MiB/s, that the hypervisor has
+	stood   bool   // the guest was seen to stand still for its switch-over
 	line    timeline
 	resumed bool // this walk began at a phase after accept
 }
 
 func newRun(s *Source, rec Record) *run {
 	rec.Migration.Policy = or(rec.Migration.Policy, s.cfg.Policy)
-	return &run{
+	r := &run{
 		s: s, id: rec.Migration.UUID, instance: rec.Migration.Instance,
 		rec: rec, resumed: rec.Phase != PhaseAccept, wake: make(chan struct{}, 1), saving: make(chan struct{}, 1),
+		limiting: make(chan struct{}, 1), line: restored(rec.Timeline),
 	}
+	r.rec.Timeline = nil // the journal has it, and line
+	return r
 }
 
 func (r *run) config() Config { return r.s.cfg }
@@ -122,7 +127,7 @@ func (r *run) save(ctx context.Context, change func(*Record)) error {
 		retry.Max = -1
 	}
 	_, err := green.RetryCall(ctx, retry, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, r.s.ports.Journal.Save(ctx, next)
+		return struct{}{}, r.s.ports.Journal.Save(ctx, r.withTimeline(next))
 	})
 	if err != nil {
 		return fault.Wrap(causeOf(ctx, err), op, r.id)
@@ -378,5 +383,7 @@ func (r *run) peerArgs() api.PeerMigrateArgs {
 		Storage:    rec.Storage,
 		Copies:     targetsOf(rec.Copies),
 		TLS:        r.s.cfg.NativeTLS,
+		PostCopy:   r.canPostCopy(),
+		CPU:        rec.CPU,
 	}
 }

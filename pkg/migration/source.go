@@ -25,6 +25,7 @@ type Source struct {
 	cfg    Config
 	ports  SourcePorts
 	slots  *slots
+	budget *budget
 	cancel func() // of the subscription
 
 	mu   sync.Mutex
@@ -33,8 +34,8 @@ type Source struct {
 
 // NewSource makes a Source. It subscribes to the hypervisor's events; Close ends that.
 func NewSource(cfg Config, ports SourcePorts) *Source {
-	cfg = cfg.withDefaults()
-	s := &Source{cfg: cfg, ports: ports, slots: newSlots(cfg.OutboundSlots), runs: map[string]*run{}}
+	cfg = cfg.WithDefaults()
+	s := &Source{cfg: cfg, ports: ports, slots: newSlots(cfg.OutboundSlots), budget: newBudget(cfg.BudgetMiB), runs: map[string]*run{}}
 	s.cancel = ports.Hypervisor.Subscribe(s.hear)
 	return s
 }
@@ -188,6 +189,17 @@ func (s *Source) ForceComplete(ctx context.Context, instanceID, migrationID stri
 		return err
 	}
 	return r.force(ctx)
+}
+
+// SetBandwidth changes the limit of a migration that has not switched over yet, in
+// MiB/s; 0 lifts it. It outlives a restart, and is in force when it returns if memory
+// moves. Conflict when the guest has left.
+func (s *Source) SetBandwidth(ctx context.Context, instanceID, migrationID string, mib uint64) error {
+	r, err := s.find("live_migration_set_bandwidth", instanceID, migrationID)
+	if err != nil {
+		return err
+	}
+	return r.setBandwidth(ctx, mib)
 }
 
 func (s *Source) find(method, instanceID, migrationID string) (*run, error) {

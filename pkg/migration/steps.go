@@ -75,22 +75,22 @@ func (r *run) examine(ctx context.Context) (found func(Record) Record, reasons [
 	if err != nil {
 		return nil, nil, err
 	}
-	reasons = merge(reasons, leaving)
+	reasons = merge(reasons, leaving.Reasons)
 	storage, err := r.storage(ctx)
 	return func(rec Record) Record {
 		rec.WasPaused = d.State == virt.Paused
 		rec.Instance.PowerState = d.Power()
-		rec.Storage = storage
+		rec.Storage, rec.CPU, rec.Cached = storage, leaving.CPU, leaving.Cached
 		return rec
 	}, reasons, err
 }
 
 // leaving asks the hypervisor whether it could send the guest as asked, bounded.
-func (r *run) leaving(ctx context.Context) ([]string, error) {
+func (r *run) leaving(ctx context.Context) (virt.Leaving, error) {
 	ctx, cancel := within(ctx, r.s.cfg.HypervisorWait, "the hypervisor's answer")
 	defer cancel()
-	reasons, err := r.s.ports.Hypervisor.CheckLeaving(ctx, r.request())
-	return reasons, fault.Wrap(causeOf(ctx, err), op, r.instance)
+	l, err := r.s.ports.Hypervisor.CheckLeaving(ctx, r.request())
+	return l, fault.Wrap(causeOf(ctx, err), op, r.instance)
 }
 
 // storage asks the hypervisor for the guest's disks, bounded.
@@ -104,8 +104,9 @@ func (r *run) storage(ctx context.Context) (instance.StorageFacts, error) {
 // weigh adds the destination's answer: its reasons, and what becomes of the disks.
 func (r Record) weigh(res api.CheckResult, reasons []string) (Record, []string) {
 	plan := planDisks(r.Instance.Spec, r.Storage, res.Storage)
-	r.Copies, r.KeepFolder = plan.Copies, plan.InFolder
-	return r, merge(merge(reasons, res.Reasons), plan.reasons(r.Instance.Spec, r.Args.BlockMigration))
+	r.Copies, r.KeepFolder, r.Shared = plan.Copies, plan.InFolder, plan.Shared
+	reasons = merge(merge(reasons, res.Reasons), plan.reasons(r.Instance.Spec, r.Args.BlockMigration))
+	return r, merge(reasons, plan.stale(r.Cached))
 }
 
 // check asks both hosts for every reason against the migration, and notes how the

@@ -69,6 +69,17 @@ type Inbound struct {
 	TLSName    string `json:"tls_name,omitempty"`    // the name that the destination's certificate is for; empty: the URI's host
 }
 
+// Leaving is what a source says of a guest before it moves.
+type Leaving struct {
+	Reasons []string // everything against it; never nil
+	// CPU is the guest's CPU as the hypervisor describes it, for [Definition]; empty: there is
+	// nothing to compare.
+	CPU string
+	// Cached are the targets of disks that are opened through this host's page cache, on a file
+	// system that does not keep hosts' caches alike: another host could read stale data.
+	Cached []string
+}
+
 // MigrateRequest is one perform. All fields but Instance, Migration, Generation
 // and Inbound may be zero.
 type MigrateRequest struct {
@@ -77,8 +88,10 @@ type MigrateRequest struct {
 	Generation   uint64 // written into the destination's XML: the new owner from birth
 	Inbound      Inbound
 	BandwidthMiB uint64 // MiB/s; 0: no limit
+	PostCopyMiB  uint64 // MiB/s of what is sent ahead in post-copy; 0: no limit
 	Parallel     int    // connections; 0: one stream
 	PostCopy     bool   // allow a later switch to post-copy
 	AutoConverge bool
 	Disks        []string // block migration: the targets to copy; empty: none
+	Shared       []string // the writable targets that are known to be the same at both hosts
 }

@@ -115,6 +115,11 @@ type Definition struct {
 	Copies []instance.DiskFacts `json:",omitempty"`
 	// TLS, on a destination, says that the guest comes over the hypervisor's own TLS.
 	TLS bool `json:",omitempty"`
+	// PostCopy, on a destination, says that it may switch to post-copy.
+	PostCopy bool `json:",omitempty"`
+	// CPU, on a destination, is the guest's CPU as the source's hypervisor describes it: the
+	// one here must be able to give the same. Empty: not compared.
+	CPU string `json:",omitempty"`
 }
 
 // Host is what the hypervisor host is and has.

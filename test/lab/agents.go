@@ -29,7 +29,7 @@ type Agent struct {
 }
 
 // Agent starts the program binary as the agent of host h on the bus at natsURL and waits until it says READY to a
-// service manager. options are lines of TOML below the lab's own, sections included. Its journal is in the lab's folder:
+// service manager. options are lines of TOML below the lab's own, of section libvirt until another one is named. Its journal is in the lab's folder:
 // it survives Stop, Kill and Start, not Close.
 func (l *Lab) Agent(ctx context.Context, h *Host, binary, natsURL string, options ...string) (*Agent, error) {
 	dir, err := l.Dir("agent-" + h.Name)
@@ -55,16 +55,17 @@ driver = "libvirt"
 state_dir = %q
 [rpc]
 url = %q
+[log]
+format = "text"
+level = "debug"
 [libvirt]
 virt_type = "qemu"
 instances_path = %q
 live_migration_uri = "qemu+tcp://%%s/system"
 live_migration_inbound_addr = %q
-[log]
-format = "text"
-level = "debug"
+tls_dir = %q
 %s
-`, a.Host.Name, filepath.Join(dir, "state"), natsURL, instancesPath, a.Host.Address, strings.Join(options, "\n"))
+`, a.Host.Name, filepath.Join(dir, "state"), natsURL, instancesPath, a.Host.Address, TLSDir, strings.Join(options, "\n"))
 }
 
 // Binary is the program that the agent is.

@@ -3,6 +3,7 @@ package lab
 import (
 	"encoding/xml"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 )
@@ -74,4 +75,13 @@ func escape(text string) string {
 	var b strings.Builder
 	_ = xml.EscapeText(&b, []byte(text)) // a Builder takes everything
 	return b.String()
+}
+
+// AddressOf is the address of the guest with a hardware address of [MAC].
+func AddressOf(mac string) (a netip.Addr) {
+	hw, err := net.ParseMAC(mac)
+	if err != nil || len(hw) != 6 {
+		return a
+	}
+	return netip.AddrFrom4([4]byte{labPrefix.Addr().As4()[0], hw[3], hw[4], hw[5]})
 }

@@ -101,6 +101,11 @@ func TestDriverKeepsItsPromises(t *testing.T) {
 			Tick:     "tick 3", // by then the guest listens to its power button
 			Shutdown: true,
 			PostCopy: true,
+			Break: func(t *testing.T) func() {
+				t.Helper()
+				must(t, "break", quietly(t.Context(), l, true, l.Host(1).BreakStream))
+				return func() { must(t, "heal", quietly(t.Context(), l, false, l.Host(1).Unfilter)) }
+			},
 		}
 	})
 }

@@ -88,6 +88,15 @@ func (h *Host) Links(ctx context.Context) ([]string, error) {
 	return links, nil
 }
 
+// CutGuests cuts the host's guests off the data network, or joins them again. The host keeps its own.
+func (h *Host) CutGuests(ctx context.Context, cut bool) error {
+	state := "up"
+	if cut {
+		state = "down"
+	}
+	return ip(ctx, switches, fmt.Sprintf("link set %s-data %s\n", h.Name, state))
+}
+
 // Isolate cuts the host off the management network (peers, NATS), or joins it again. Its guests keep their network.
 func (h *Host) Isolate(ctx context.Context, cut bool) error {
 	state := "up"

@@ -13,6 +13,9 @@ import (
 // neither D-Bus nor systemd of the machine can be reached, so that libvirt registers nothing there.
 var ownFolders = []string{"/run", "/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt"}
 
+// TLSDir is where the QEMUs of each host look for certificates, when a guest comes or goes over TLS.
+const TLSDir = "/etc/libvirt/pki"
+
 // anchorScript turns a fresh mount and UTS namespace into a host. Its arguments: the host name, the host's folder. It
 // mounts /sys anew, because /sys/class/net shows the network namespace of whoever mounted it. It says "ready" by making a
 // file and then sleeps: the namespaces live as long as it does.
@@ -69,6 +72,7 @@ func (h *Host) writeFiles(hosts []*Host) error {
 		"/etc/libvirt/libvirtd.conf": h.libvirtdConf(),
 		"/etc/libvirt/qemu.conf":     h.qemuConf(),
 		"/etc/libvirt/libvirt.conf":  "",
+		TLSDir + "/README":           "QEMU's certificates for migrations over TLS; a test that wants them puts them here.\n",
 	}
 	for path, content := range files {
 		file := h.Outside(path)
@@ -111,5 +115,7 @@ cgroup_controllers = []
 stdio_handler = "file"
 migration_address = "%[1]s"
 migration_host = "%[1]s"
-`, h.Address)
+migrate_tls_x509_cert_dir = "%[2]s"
+migrate_tls_x509_verify = 1
+`, h.Address, TLSDir)
 }

@@ -36,6 +36,8 @@ func (c *cell) cast(ctx context.Context, spec instance.Spec, args api.MigrateArg
 // hold brings the cell's migration into its phase and keeps it there.
 func (c *cell) hold(ctx context.Context) error {
 	switch c.phase {
+	case "accept":
+		return c.holdAccept(ctx)
 	case "queue":
 		return c.holdQueue(ctx)
 	case "check":
@@ -45,6 +47,8 @@ func (c *cell) hold(ctx context.Context) error {
 		return errors.Join(c.tell(ctx, c.dest, "network-vif-unplugged"), c.cast(ctx, c.spec, api.MigrateArgs{}), c.await(ctx, "prepare"), c.awaitClaim(ctx, c.moves[0]))
 	case "early":
 		return c.moving(ctx, slowMiB, func(p instance.Progress) bool { return p.Memory.Processed > 0 })
+	case "middle":
+		return c.moving(ctx, slowMiB, func(p instance.Progress) bool { return p.Memory.Processed > 0 && p.Memory.Remaining < p.Memory.Total/2 })
 	case "late":
 		return c.moving(ctx, slowMiB, func(p instance.Progress) bool { return p.Memory.Processed > 0 && p.Memory.Remaining < lateBytes })
 	}
@@ -58,6 +62,24 @@ func (c *cell) hold(ctx context.Context) error {
 	c.Host(c.source).FreezeLibvirt(true)
 	c.agent(c.dest).Thaw()
 	return c.await(ctx, "clean")
+}
+
+// holdAccept lets another task of the guest, which waits for its libvirtd, take its lane: the migration is in the journal
+// and can't begin. The task asks for what is so already.
+func (c *cell) holdAccept(ctx context.Context) error {
+	c.Host(c.source).FreezeLibvirt(true)
+	before, err := c.c.UnpauseInstance(ctx, c.spec.UUID)
+	if err != nil {
+		return err
+	}
+	defer before.Close() //nolint:errcheck // only a reader
+	task, err := c.c.LiveMigration(ctx, c.spec.UUID, api.MigrateArgs{Dest: c.Host(c.dest).Name})
+	if err != nil {
+		return err
+	}
+	defer task.Close() //nolint:errcheck // only a reader
+	c.moves, c.asked = append(c.moves, task.Migration()), task.RequestID()
+	return errors.Join(before.Accepted(ctx), task.Accepted(ctx))
 }
 
 // holdQueue lets the waiting guest's migration, which can't go on, take the only slot. It moves from wherever it is;
@@ -166,10 +188,13 @@ func (c *cell) inOrder(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// ended: the migration has an end, at both hosts. One that was refused before anything was made is nowhere.
+// ended: the migration has an end, at both hosts. One that was refused before anything was made is nowhere; then its
+// request has ended.
 func (c *cell) ended(ctx context.Context, id string) error {
 	m, err := c.migration(ctx, c.source, id)
 	switch {
+	case fault.KindOf(err) == fault.NotFound && c.asked != "":
+		return c.answered(ctx)
 	case err != nil:
 		return err
 	case !m.Status.Ended() || m.Status == instance.MigrationError:
@@ -183,6 +208,21 @@ func (c *cell) ended(ctx context.Context, id string) error {
 		return nil
 	}
 	return err
+}
+
+// answered: the request of a migration that did not begin has ended.
+func (c *cell) answered(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	task, err := c.c.Task(ctx, c.Host(c.source).Name, c.asked)
+	if err != nil {
+		return err
+	}
+	defer task.Close() //nolint:errcheck // only a reader
+	if _, err = task.Wait(ctx); ctx.Err() != nil {
+		return fmt.Errorf("its request has not ended: %w", err)
+	}
+	return nil
 }
 
 func errorOf(f *fault.Error) error {

@@ -26,10 +26,12 @@ again by itself within matrixPatience. Its cells are a table: kinds of blows by 
 
 No phase is held by a hook in the program; each is held from outside:
 
+	accept   the source's libvirtd is frozen, and another task of the instance waits for it
 	queue    the only outbound slot is taken by another migration
 	check    the destination's agent is frozen (SIGSTOP) before it is asked
 	prepare  the port waits for an external event
 	early    8 MiB/s; the first bytes have gone
+	middle   8 MiB/s; half of the memory has gone
 	late     8 MiB/s; less than 8 MiB remain
 	switch   the destination's agent is frozen before the guest arrives
 	clean    the source's libvirtd is frozen before the destination's agent goes on
@@ -51,7 +53,7 @@ monitor_interval = "200ms"
 `
 
 // phases of the matrix, in order.
-var phases = []string{"queue", "check", "prepare", "early", "late", "switch", "clean"}
+var phases = []string{"accept", "queue", "check", "prepare", "early", "middle", "late", "switch", "clean"}
 
 // blow is one kind of trouble.
 type blow struct {
@@ -71,12 +73,12 @@ var blows = []blow{
 	}},
 	{"source libvirtd", phases, func(ctx context.Context, c *cell) error { return c.Host(c.source).StopLibvirt(ctx, true) }},
 	{"destination libvirtd", phases, func(ctx context.Context, c *cell) error { return c.Host(c.dest).StopLibvirt(ctx, true) }},
-	{"source QEMU", phases[:5], func(ctx context.Context, c *cell) error { return c.Host(c.source).KillQEMU(ctx, c.spec.UUID) }},
-	{"destination QEMU", phases[3:], func(ctx context.Context, c *cell) error { return c.Host(c.dest).KillQEMU(ctx, c.spec.UUID) }},
+	{"source QEMU", phases[:7], func(ctx context.Context, c *cell) error { return c.Host(c.source).KillQEMU(ctx, c.spec.UUID) }},
+	{"destination QEMU", phases[4:], func(ctx context.Context, c *cell) error { return c.Host(c.dest).KillQEMU(ctx, c.spec.UUID) }},
 	{"NATS", phases, func(_ context.Context, c *cell) error { c.nats.Kill(); return nil }},
 	{"source link", phases, func(ctx context.Context, c *cell) error { return c.Host(c.source).Isolate(ctx, true) }},
 	{"destination link", phases, func(ctx context.Context, c *cell) error { return c.Host(c.dest).Isolate(ctx, true) }},
-	{"source link for 40 s", phases[3:5], func(ctx context.Context, c *cell) error {
+	{"source link for 40 s", phases[4:7], func(ctx context.Context, c *cell) error {
 		c.blackout = 40 * time.Second
 		return c.Host(c.source).Isolate(ctx, true)
 	}},
@@ -93,6 +95,7 @@ type cell struct {
 	source, dest int
 	blackout     time.Duration
 	moves        []string // migrations to watch, by UUID
+	asked        string   // the request of a migration that may never begin
 }
 
 // loseFinish waits until the destination's libvirtd has let the guest run, and then breaks the connection on which it

@@ -3,7 +3,9 @@ package lab
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -83,7 +85,48 @@ func (h *Host) ResetLibvirt(ctx context.Context) error {
 	return h.filter(ctx, "-A", "OUTPUT", "-p", "tcp", "--dport", strconv.Itoa(libvirtPort), "-j", "REJECT", "--reject-with", "tcp-reset")
 }
 
-// Unfilter takes back MuteLibvirt and ResetLibvirt.
+// streamPorts is where QEMUs listen for guests (qemu.conf's migration_port_min and _max).
+const streamPorts = "49152:49215"
+
+// ResetStream breaks the connections on which this host's QEMUs send guests to others, and lets no new one come about.
+func (h *Host) ResetStream(ctx context.Context) error {
+	return h.filter(ctx, "-A", "OUTPUT", "-p", "tcp", "--dport", streamPorts, "-j", "REJECT", "--reject-with", "tcp-reset")
+}
+
+// BreakStream breaks the connections on which this host's QEMUs send guests to others, so that both ends notice, and lets
+// no new one come about until Unfilter. A QEMU that waits for a page of its guest while it holds its big lock tells nobody:
+// cut the guests off their network first, and let them run in post-copy for a while.
+func (h *Host) BreakStream(ctx context.Context) error {
+	low, high, _ := strings.Cut(streamPorts, ":")
+	_, err := run(h.Command(ctx, "ss", "-K", "-t", "( dport >= :"+low+" and dport <= :"+high+" )"), "")
+	return errors.Join(err, h.ResetStream(ctx))
+}
+
+// StreamPeers gives the other ends of the connections on which this host's QEMUs send guests, one for each connection.
+func (h *Host) StreamPeers(ctx context.Context) ([]netip.AddrPort, error) {
+	low, high, _ := strings.Cut(streamPorts, ":")
+	out, err := run(h.Command(ctx, "ss", "-Htn", "state", "established", "( dport >= :"+low+" and dport <= :"+high+" )"), "")
+	if err != nil {
+		return nil, err
+	}
+	var peers []netip.AddrPort
+	for line := range strings.Lines(out) {
+		words := strings.Fields(line)
+		peer, err := netip.ParseAddrPort(strings.ReplaceAll(words[len(words)-1], "::ffff:", ""))
+		if err != nil {
+			return nil, fmt.Errorf("ss says %q: %w", line, err)
+		}
+		peers = append(peers, peer)
+	}
+	return peers, nil
+}
+
+// MuteStream drops what this host's QEMUs send to others: the connections stay, and nothing goes over them.
+func (h *Host) MuteStream(ctx context.Context) error {
+	return h.filter(ctx, "-A", "OUTPUT", "-p", "tcp", "--dport", streamPorts, "-j", "DROP")
+}
+
+// Unfilter takes back MuteLibvirt, ResetLibvirt, MuteStream and ResetStream.
 func (h *Host) Unfilter(ctx context.Context) error { return h.filter(ctx, "-F", "OUTPUT") }
 
 func (h *Host) filter(ctx context.Context, args ...string) error {

@@ -114,6 +114,24 @@ func (a MigrationRefArgs) Check() error {
 	return instance.CheckUUID("instance", a.Instance)
 }
 
+// maxBandwidthMiB is the most that libvirt counts (bytes/s in 63 bits).
+const maxBandwidthMiB = 1<<43 - 1
+
+// BandwidthArgs are live_migration_set_bandwidth's.
+type BandwidthArgs struct {
+	Instance     string `json:"instance"`
+	Migration    string `json:"migration,omitempty"` // empty: the one that is in progress
+	BandwidthMiB uint64 `json:"bandwidth_mib"`       // MiB/s from now on; 0: no limit
+}
+
+// Check implements [Checker].
+func (a BandwidthArgs) Check() error {
+	if a.BandwidthMiB > maxBandwidthMiB {
+		return fault.Newf(fault.InvalidArgument, "", "bandwidth_mib", "%d is more than %d", a.BandwidthMiB, uint64(maxBandwidthMiB))
+	}
+	return MigrationRefArgs{Instance: a.Instance, Migration: a.Migration}.Check()
+}
+
 // The ways in which a person may decide on a migration.
 const (
 	ResolveCompleted = "completed" // the guest is the destination's
@@ -146,6 +164,10 @@ type PeerMigrateArgs struct {
 	Storage instance.StorageFacts `json:"storage,omitzero"`
 	Copies  []string              `json:"copies,omitempty"`
 	TLS     bool                  `json:"tls,omitempty"` // it comes over the hypervisor's own TLS
+	// PostCopy says that it may switch to post-copy; CPU is the guest's, as the source's
+	// hypervisor describes it.
+	PostCopy bool   `json:"post_copy,omitempty"`
+	CPU      string `json:"cpu,omitempty"`
 }
 
 // Check implements [Checker].

@@ -121,6 +121,12 @@ func FuzzLiveMigrationAbort(f *testing.F) { fuzzMethod(f, api.LiveMigrationAbort
 // FuzzLiveMigrationForceComplete reads the arguments of live_migration_force_complete.
 func FuzzLiveMigrationForceComplete(f *testing.F) { fuzzMethod(f, api.LiveMigrationForceComplete) }
 
+// FuzzLiveMigrationSetBandwidth reads the arguments of live_migration_set_bandwidth.
+func FuzzLiveMigrationSetBandwidth(f *testing.F) { fuzzMethod(f, api.LiveMigrationSetBandwidth) }
+
+// FuzzLiveMigrationRecover reads the arguments of live_migration_recover.
+func FuzzLiveMigrationRecover(f *testing.F) { fuzzMethod(f, api.LiveMigrationRecover) }
+
 // FuzzResolveMigration reads the arguments of resolve_migration.
 func FuzzResolveMigration(f *testing.F) { fuzzMethod(f, api.ResolveMigration) }
 

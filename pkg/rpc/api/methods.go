@@ -34,6 +34,8 @@ const (
 	PreLiveMigration           = "pre_live_migration"
 	PostLiveMigration          = "post_live_migration_at_destination"
 	RollbackLiveMigration      = "rollback_live_migration_at_destination"
+	LiveMigrationSetBandwidth  = "live_migration_set_bandwidth"
+	LiveMigrationRecover       = "live_migration_recover"
 	ResolveMigration           = "resolve_migration"
 	ExternalInstanceEvent      = "external_instance_event"
 	GetConsoleOutput           = "get_console_output"
@@ -127,6 +129,8 @@ func moves() []Method {
 		{Name: LiveMigration, Style: Cast, Doc: "Moves a running instance to another host.", Args: args[MigrateArgs]},
 		{Name: LiveMigrationAbort, Style: Cast, Doc: "Ends a migration that has not switched over yet; the guest stays.", Args: args[MigrationRefArgs]},
 		{Name: LiveMigrationForceComplete, Style: Cast, Doc: "Makes a running migration end now, by post-copy where it is allowed, else by pausing the guest.", Args: args[MigrationRefArgs]},
+		{Name: LiveMigrationSetBandwidth, Style: Cast, Doc: "Changes the bandwidth of a migration that is under way.", Args: args[BandwidthArgs]},
+		{Name: LiveMigrationRecover, Style: Cast, Doc: "Takes up a post-copy whose connection broke, at once.", Args: args[MigrationRefArgs]},
 		{Name: ResolveMigration, Style: Call, Doc: "The facts of both hosts on a migration whose outcome is unknown; with as, a person's decision.", Args: args[ResolveArgs], Reply: args[ResolveResult]},
 		{Name: CheckMigrateSource, Style: Call, Doc: "Every reason of the source and the destination against a migration; changes nothing.", Args: args[MigrateArgs], Reply: args[CheckResult]},
 		{Name: CheckMigrateDestination, Style: Call, Peer: true, Doc: "Every reason of the destination against a guest coming here.", Args: args[PeerMigrateArgs], Reply: args[CheckResult]},

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -307,5 +308,40 @@ func TestMetadataRoundTrip(t *testing.T) {
 		if m, ok := domxml.ParseMetadata(bad); ok {
 			t.Errorf("%q is taken for %+v", bad, m)
 		}
+	}
+}
+
+// Everything that hangs on the host is named, and the CPU is as libvirt wrote it.
+func TestLeaving(t *testing.T) {
+	const xml = `<domain type='kvm'><name>g</name><vcpu>1</vcpu>
+	<cpu mode='custom' match='exact' check='full'><model fallback='forbid'>qemu64</model><feature policy='require' name='x2apic'/></cpu>
+	<devices>
+		<disk type='file' device='disk'><source file='/a'/><target dev='vda'/></disk>
+		<disk type='block' device='lun'><source dev='/dev/sda'/><target dev='sda'/><alias name='scsi0-0-0-0'/></disk>
+		<hostdev mode='subsystem' type='pci'><alias name='hostdev0'/></hostdev>
+		<interface type='hostdev'><alias name='net1'/></interface>
+		<interface type='ethernet'><alias name='net0'/></interface>
+		<filesystem type='mount'><driver type='virtiofs'/></filesystem>
+		<tpm model='tpm-tis'><backend type='passthrough'/></tpm>
+		<tpm model='tpm-crb'><backend type='emulator'/></tpm>
+	</devices></domain>`
+	reasons, cpu, err := domxml.Leaving(xml)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"hostdev0", "net1", "filesystem", "backend", "scsi0-0-0-0"}
+	if len(reasons) != len(want) {
+		t.Errorf("reasons %q, want one for each of %v", reasons, want)
+	}
+	for _, name := range want {
+		if !slices.ContainsFunc(reasons, func(r string) bool { return strings.HasPrefix(r, "device "+name+" can't move: ") }) {
+			t.Errorf("reasons %q, want one for %s", reasons, name)
+		}
+	}
+	if !strings.HasPrefix(cpu, "<cpu mode='custom'") && !strings.HasPrefix(cpu, `<cpu mode="custom"`) || !strings.Contains(cpu, "x2apic") {
+		t.Errorf("CPU %q", cpu)
+	}
+	if _, _, err := domxml.Leaving("<no"); err == nil {
+		t.Error("XML that is none gave no error")
 	}
 }

@@ -26,6 +26,7 @@ type DiskInfo struct {
 	Source   string // the file, empty if it isn't one
 	Backed   bool   // a copy-on-write overlay
 	ReadOnly bool
+	Direct   bool // opened without the host's page cache
 }
 
 // Parse reads a domain's XML as libvirt gives it.
@@ -60,6 +61,10 @@ func Parse(xml string) (Info, error) {
 
 func readDisk(d *etree.Element) DiskInfo {
 	out := DiskInfo{ReadOnly: d.SelectElement("readonly") != nil}
+	if dr := d.SelectElement("driver"); dr != nil {
+		cache := dr.SelectAttrValue("cache", "")
+		out.Direct = cache == "none" || cache == "directsync"
+	}
 	if t := d.SelectElement("target"); t != nil {
 		out.Target = t.SelectAttrValue("dev", "")
 	}

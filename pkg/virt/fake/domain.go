@@ -26,6 +26,7 @@ type domain struct {
 	console time.Duration // uptime at which this host's console log begins
 
 	job      *migration // leaving
+	torn     *migration // left in post-copy, and its stream broke
 	arriving *arrival   // coming
 	button   *time.Timer
 }

@@ -36,14 +36,14 @@ func (m *migration) snapshot(now time.Time) virt.Job {
 		j = m.flow.job()
 		moved := 0.0
 		if m.stage == stagePostCopy {
-			moved = min(m.postBytes, m.host.cfg.bandwidth(0)*now.Sub(m.flowAt).Seconds())
+			moved = m.sent(now)
 		}
-		j.Memory.Processed += uint64(moved)
+		j.Memory.Processed += uint64(moved + m.postMoved)
 		j.Memory.Remaining = uint64(m.postBytes - moved)
 		j.PostCopyReq = uint64(moved / pageSize / 16)
 	case stageSwitching, stageFinishing:
 		j = m.stats
-	case stageSetup, stageDisks, stageOver:
+	case stageSetup, stageDisks, stageMending, stageOver:
 	}
 	j.Disk = m.disk(now)
 	j.Type, j.Elapsed, j.Setup = virt.JobUnbounded, now.Sub(m.began), m.setup
@@ -97,6 +97,12 @@ func (d *Driver) SetMaxDowntime(ctx context.Context, id string, limit time.Durat
 // SetBandwidth changes the limit, in MiB/s.
 func (d *Driver) SetBandwidth(ctx context.Context, id string, limit uint64) error {
 	return d.steer(ctx, "SetBandwidth", id, func(m *migration) error {
+		if m.stage == stagePostCopy {
+			m.haltLocked(time.Now())
+			m.req.PostCopyMiB = limit
+			m.rushLocked(time.Now())
+			return nil
+		}
 		m.settleLocked(time.Now())
 		m.req.BandwidthMiB = limit
 		m.flow.bandwidth = m.host.cfg.bandwidth(limit)

@@ -24,6 +24,8 @@ loopback, one JSON object a line, at most maxLine bytes long.
 	  │ ◀────────────────── {error} ── │
 	  │ ── {post_copy: handover} ───▶ │ resumed (only in post-copy)
 	  │ ◀────────────────── {error} ── │
+	  │ ── {mend: handover} ────────▶ │ goes on (on a new connection, after a break in post-copy)
+	  │ ◀────────────────── {error} ── │
 	  │ ── {finish: handover} ──────▶ │ resumed, defined
 	  │ ◀────────────────── {error} ── │
 
@@ -38,6 +40,7 @@ const maxLine = 1 << 20
 type message struct {
 	Begin    *offer    `json:"begin,omitempty"`
 	PostCopy *handover `json:"post_copy,omitempty"`
+	Mend     *handover `json:"mend,omitempty"`
 	Finish   *handover `json:"finish,omitempty"`
 }
 
@@ -169,7 +172,7 @@ func (l *listener) serve(c net.Conn) {
 		mu.Lock()
 		defer mu.Unlock()
 		l.host.abandonLocked(begun.Instance, begun.Migration)
-		_ = l.host.changedLocked() // kept for the next call
+		_ = l.host.changedLocked(begun.Instance) // kept for the next call
 	}
 }
 
@@ -184,6 +187,12 @@ func (l *listener) do(c net.Conn, begun **offer, m message) error {
 			return err
 		}
 		*begun = m.Begin
+		return nil
+	case m.Mend != nil && o == nil:
+		if err := l.host.mendArrivalLocked(*m.Mend); err != nil {
+			return err
+		}
+		*begun = &offer{Instance: m.Mend.Instance, Migration: m.Mend.Migration}
 		return nil
 	case m.PostCopy != nil && o.owns(m.PostCopy):
 		return l.host.postCopyLocked(*m.PostCopy)
@@ -230,6 +239,14 @@ type stranger struct {
 }
 
 func (s *stranger) begin(ctx context.Context, o offer, lostLocked func()) error {
+	if err := s.dial(ctx, o.Instance, lostLocked); err != nil {
+		return err
+	}
+	return s.exchange(message{Begin: &o}, o.Instance)
+}
+
+// dial connects with the other process.
+func (s *stranger) dial(ctx context.Context, id string, lostLocked func()) error {
 	if err := loopback(s.address); err != nil {
 		return err
 	}
@@ -240,10 +257,10 @@ func (s *stranger) begin(ctx context.Context, o offer, lostLocked func()) error 
 	}
 	if !s.connect(c) {
 		_ = c.Close()
-		return fault.New(fault.Cancelled, "Migrate", o.Instance, "the job was aborted")
+		return fault.New(fault.Cancelled, "Migrate", id, "the job was aborted")
 	}
 	green.SpawnN(ctx, func(context.Context) error { s.listen(c, lostLocked); return nil })
-	return s.exchange(message{Begin: &o}, o.Instance)
+	return nil
 }
 
 // connect takes a connection; false: the job was aborted meanwhile.

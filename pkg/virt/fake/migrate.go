@@ -19,6 +19,7 @@ const (
 	stageSwitching  // the source's CPUs stand still, their state is on its way
 	stageToPostCopy // the same, with memory to follow
 	stagePostCopy
+	stageMending   // a post-copy that broke gets a new connection
 	stageFinishing // the guest runs on the destination
 	stageOver
 )
@@ -45,6 +46,7 @@ type migration struct {
 	paused      bool      // they stood still before
 	stats       virt.Job  // since the CPUs stopped
 	postBytes   float64   // what post-copy has to move
+	postMoved   float64   // and has moved before flowAt
 
 	done chan struct{}
 	err  error
@@ -57,6 +59,7 @@ type migration struct {
 type target interface {
 	begin(ctx context.Context, o offer, lostLocked func()) error
 	postCopy(ctx context.Context, h handover) error
+	mend(ctx context.Context, h handover) error
 	finish(ctx context.Context, h handover) error
 	abortLocked()
 }
@@ -208,7 +211,7 @@ func (m *migration) wake() {
 	} else { // it was moved on meanwhile, by StartPostCopy: that goes its own way
 		m.armLocked(time.Until(m.due))
 	}
-	_ = m.host.changedLocked() // kept for the next call
+	_ = m.host.changedLocked(m.req.Instance) // kept for the next call
 }
 
 // outside is the part of a stage that may wait.
@@ -229,6 +232,8 @@ func (m *migration) outside(at stage, o offer, hand handover) error {
 		return strike(PointPreCopy, func() error { return nil })
 	case stageToPostCopy:
 		return m.target.postCopy(ctx, hand)
+	case stageMending:
+		return strike(PointPostCopy, func() error { return m.target.mend(ctx, hand) })
 	case stageSwitching:
 		return strike(PointFinish, func() error { return m.target.finish(ctx, hand) })
 	case stagePostCopy:
@@ -257,7 +262,7 @@ func (m *migration) handoverLocked() handover {
 func (m *migration) lostLocked() {
 	if m.stage < stageSwitching {
 		m.failLocked(time.Now(), fault.New(fault.Internal, "Migrate", m.req.Instance, "operation failed: the destination's end of the job went away"))
-		_ = m.host.changedLocked() // kept for the next call
+		_ = m.host.changedLocked(m.req.Instance) // kept for the next call
 	}
 }
 
@@ -276,6 +281,8 @@ func (m *migration) insideLocked(at stage, err error, now time.Time) {
 		m.iterateLocked(now, err)
 	case stageSwitching, stageToPostCopy, stagePostCopy:
 		m.handedLocked(at, now, err)
+	case stageMending:
+		m.mendedLocked(now, err)
 	case stageFinishing:
 		m.departLocked()
 	case stageOver:
@@ -363,7 +370,7 @@ func (m *migration) suspendLocked(now time.Time, to stage) {
 func (m *migration) completedStats(end time.Time, downtime time.Duration) virt.Job {
 	j := m.flow.job()
 	j.Type, j.Elapsed, j.Setup, j.Downtime = virt.JobCompleted, end.Sub(m.began), m.setup, downtime
-	j.Memory.Processed += uint64(m.postBytes)
+	j.Memory.Processed += uint64(m.postBytes + m.postMoved)
 	j.Memory.Remaining = 0
 	j.Disk = m.disk(end)
 	j.PostCopyReq = uint64(m.postBytes / pageSize / 16) // some pages are asked for ahead of their turn
@@ -371,6 +378,6 @@ func (m *migration) completedStats(end time.Time, downtime time.Duration) virt.J
 }
 
 // CheckLeaving gives no reason: a fake host sends every guest.
-func (d *Driver) CheckLeaving(ctx context.Context, r virt.MigrateRequest) ([]string, error) {
-	return ask(ctx, d, "CheckLeaving", r.Instance, func() ([]string, error) { return []string{}, nil })
+func (d *Driver) CheckLeaving(ctx context.Context, r virt.MigrateRequest) (virt.Leaving, error) {
+	return ask(ctx, d, "CheckLeaving", r.Instance, func() (virt.Leaving, error) { return virt.Leaving{Reasons: []string{}}, nil })
 }

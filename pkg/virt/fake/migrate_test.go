@@ -254,7 +254,7 @@ func TestMigrationThatFails(t *testing.T) {
 		{"at the beginning", fake.Fault{Method: fake.PointBegin, Err: broken}, "running(booted)", "gone", fault.Internal, true},
 		{"in the middle", fake.Fault{Method: fake.PointPreCopy, Err: broken}, "running(booted)", "gone", fault.Internal, true},
 		{"slowly", fake.Fault{Method: fake.PointPreCopy, Err: broken, Delay: time.Hour}, "running(booted)", "gone", fault.Internal, true},
-		{"at the switch-over", fake.Fault{Method: fake.PointFinish, Err: broken}, "running(unpaused)", "gone", fault.Internal, true},
+		{"at the switch-over", fake.Fault{Method: fake.PointFinish, Err: broken}, "running(migration_canceled)", "gone", fault.Internal, true},
 		{
 			"with its last reply lost",
 			fake.Fault{Method: fake.PointFinish, Err: fault.Unavailable, After: true},

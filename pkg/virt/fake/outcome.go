@@ -11,18 +11,15 @@ import (
 func (m *migration) handedLocked(at stage, now time.Time, err error) {
 	switch {
 	case err != nil && at == stagePostCopy:
-		m.breakLocked(err)
+		m.breakLocked(now, err)
 	case fault.KindOf(err) == fault.Unavailable:
 		m.unknownLocked(err)
 	case err != nil:
 		m.failLocked(now, err)
 	case at == stageToPostCopy:
 		m.dom.live = false
-		m.stage = stagePostCopy
-		m.flowAt = now
-		took := seconds(m.postBytes / m.host.cfg.bandwidth(0))
-		m.stats = m.completedStats(now.Add(took), now.Sub(m.suspended))
-		m.armLocked(took)
+		m.stats.Downtime = now.Sub(m.suspended)
+		m.rushLocked(now)
 	default:
 		m.dom.live = false
 		m.stage = stageFinishing
@@ -72,7 +69,8 @@ func (h *Host) cancelLocked(d *domain, now time.Time) {
 }
 
 // breakLocked is a stream that breaks in post-copy: the memory is in two places.
-func (m *migration) breakLocked(err error) {
+func (m *migration) breakLocked(now time.Time, err error) {
+	m.tearLocked(now)
 	m.dom.state, m.dom.reason = virt.Paused, virt.ReasonPostCopyFailed
 	m.host.tellLocked(virt.EventSuspended, m.req.Instance, virt.ReasonPostCopyFailed)
 	m.endLocked(err)

@@ -54,7 +54,7 @@ func (h *Host) stopLocked(d *domain, r, event virt.Reason) {
 	}
 	d.brain.freeze(time.Now())
 	d.brain.Pressed = false
-	d.id, d.state, d.reason, d.live = -1, virt.Shutoff, r, false
+	d.id, d.state, d.reason, d.live, d.torn = -1, virt.Shutoff, r, false, nil
 	if m != nil {
 		m.sourceDiedLocked()
 	}
@@ -114,8 +114,9 @@ func (h *Host) armLocked(d *domain) {
 		h.world.mu.Lock()
 		defer h.world.mu.Unlock()
 		if d.id == id && d.state == virt.Running && d.live {
+			guest := d.running.Spec.UUID
 			h.powerOffLocked(d)
-			_ = h.changedLocked() // kept for the next call
+			_ = h.changedLocked(guest) // kept for the next call
 		}
 	})
 }

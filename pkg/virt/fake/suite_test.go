@@ -78,6 +78,10 @@ func rig(t *testing.T, source, dest *fake.Host) virttest.Rig {
 			t.Helper()
 			return source.AddForeign("somebody-elses")
 		},
+		Break: func(t *testing.T) func() {
+			t.Helper()
+			return source.Faults().Add(fake.Fault{Method: fake.PointPostCopy, Err: errors.New("the stream broke")})
+		},
 	}
 }
 

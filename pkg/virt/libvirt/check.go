@@ -39,12 +39,20 @@ func (d *Driver) Check(ctx context.Context, def virt.Definition) ([]string, erro
 		if err := d.checkMachine(ctx, r, s, machine, host.VirtType); err != nil {
 			return nil, fault.Wrap(err, op, s.UUID)
 		}
+		if err := d.compareCPU(ctx, r, def.CPU, machine, host.VirtType); err != nil {
+			return nil, fault.Wrap(err, op, s.UUID)
+		}
 	} else {
 		r.add("machine: %q is unknown to this host's QEMU", machine)
 	}
 	r.when(!slices.Contains(caps.domainTypes, host.VirtType), "virt_type: this host can't run %s guests", host.VirtType)
 	r.readable("boot.kernel", s.Boot.Kernel)
 	r.readable("boot.initrd", s.Boot.Initrd)
+	if def.PostCopy {
+		if err := d.checkPostCopy(ctx, r); err != nil {
+			return nil, fault.Wrap(err, op, s.UUID)
+		}
+	}
 	if def.TLS {
 		if err := d.checkArriving(ctx, r); err != nil {
 			return nil, fault.Wrap(err, op, s.UUID)

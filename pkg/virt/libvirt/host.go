@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"strings"
 
 	golibvirt "github.com/digitalocean/go-libvirt"
 	"golang.org/x/sys/unix"
@@ -17,6 +18,7 @@ import (
 // capabilities is what is read of libvirt's capabilities document.
 type capabilities struct {
 	uuid, arch, cpuModel      string
+	qemuUser                  string // the number of the user as which QEMU runs
 	machineTypes, domainTypes []string
 }
 
@@ -33,7 +35,7 @@ func parseCapabilities(op, xml string) (capabilities, error) {
 	if err := caps.Unmarshal(xml); err != nil {
 		return capabilities{}, fault.WrapAs(fault.Internal, err, op, "capabilities")
 	}
-	out := capabilities{uuid: caps.Host.UUID}
+	out := capabilities{uuid: caps.Host.UUID, qemuUser: qemuUser(caps)}
 	if caps.Host.CPU != nil {
 		out.arch, out.cpuModel = caps.Host.CPU.Arch, caps.Host.CPU.Model
 	}
@@ -52,6 +54,21 @@ func parseCapabilities(op, xml string) (capabilities, error) {
 	sort.Strings(out.domainTypes)
 	out.machineTypes = slices.Compact(out.machineTypes)
 	return out, nil
+}
+
+// qemuUser is the number of the user as which QEMU runs, "" if libvirt does not say.
+func qemuUser(caps libvirtxml.Caps) string {
+	for _, m := range caps.Host.SecModel {
+		if m.Name != "dac" {
+			continue
+		}
+		for _, l := range m.Labels {
+			if user, _, ok := strings.Cut(strings.TrimPrefix(l.Value, "+"), ":"); ok {
+				return user
+			}
+		}
+	}
+	return ""
 }
 
 // Host describes the machine: libvirt's capabilities and versions, the node and

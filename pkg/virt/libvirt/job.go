@@ -132,16 +132,24 @@ func (d *Driver) SetMaxDowntime(ctx context.Context, id string, downtime time.Du
 const noLimit = math.MaxInt64 / (1 << 20)
 
 // SetBandwidth sets the bandwidth in MiB/s, 0 for no limit; conflict without a
-// migration.
+// migration. In post-copy it is QEMU's max-postcopy-bandwidth, of what is sent ahead: the
+// other one has no effect any more.
 func (d *Driver) SetBandwidth(ctx context.Context, id string, mib uint64) error {
 	const op = "set_bandwidth"
-	if mib == 0 || mib > noLimit {
-		mib = noLimit
-	}
 	if err := d.needsJob(ctx, op, id); err != nil {
 		return err
 	}
 	return d.onDomain(ctx, op, id, func(lv *golibvirt.Libvirt, dom golibvirt.Domain) error {
+		state, reason, err := lv.DomainGetState(dom, 0)
+		if err != nil {
+			return err
+		}
+		if s, why := stateOf(state, reason); s == virt.Paused && why == virt.ReasonPostCopy {
+			return lv.DomainMigrateSetMaxSpeed(dom, min(mib, noLimit), uint32(golibvirt.DomainMigrateMaxSpeedPostcopy))
+		}
+		if mib == 0 || mib > noLimit {
+			mib = noLimit
+		}
 		return lv.DomainMigrateSetMaxSpeed(dom, mib, 0)
 	})
 }

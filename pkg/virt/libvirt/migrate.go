@@ -32,40 +32,53 @@ func (d *Driver) Migrate(ctx context.Context, r virt.MigrateRequest) error {
 	if err != nil {
 		return err
 	}
-	release, err := d.turn(ctx, r.Instance)
+	release, err := d.turn(ctx, r.Instance, d.noJob)
 	if err != nil {
 		return err
 	}
+	return d.carryOut(ctx, op, plan, release)
+}
+
+// carryOut sends a plan and waits for its end, or for ctx: then the call goes on.
+func (d *Driver) carryOut(ctx context.Context, op string, plan performPlan, release func()) error {
 	perform := green.Spawn(context.WithoutCancel(ctx), func(ctx context.Context) (struct{}, error) {
 		defer release()
 		return struct{}{}, d.perform(ctx, plan)
 	})
-	_, err = perform.Wait(ctx)
-	return fromLibvirt(givenUp(ctx, err), op, r.Instance)
+	_, err := perform.Wait(ctx)
+	return fromLibvirt(givenUp(ctx, err), op, plan.id)
+}
+
+func errTwice(id string) error {
+	return fault.New(fault.Conflict, "migrate", id, "a migration of this domain is already running")
+}
+
+// noJob refuses a domain that has a job.
+func (d *Driver) noJob(ctx context.Context, id string) error {
+	if j, err := d.Job(ctx, id); err != nil || j.Type == virt.JobNone {
+		return err
+	}
+	return errTwice(id)
 }
 
 // turn gives one of the places for performs, and refuses a second one for a guest:
 // libvirt would let it wait half a minute for the first, and then fail.
-func (d *Driver) turn(ctx context.Context, id string) (release func(), err error) {
+func (d *Driver) turn(ctx context.Context, id string, idle func(context.Context, string) error) (release func(), err error) {
 	const op = "migrate"
-	twice := fault.New(fault.Conflict, op, id, "a migration of this domain is already running")
 	d.mu.Lock()
 	_, busy := d.moving[id]
 	d.moving[id] = struct{}{}
 	d.mu.Unlock()
 	if busy {
-		return nil, twice
+		return nil, errTwice(id)
 	}
 	still := func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		delete(d.moving, id)
 	}
-	if j, err := d.Job(ctx, id); err != nil || j.Type != virt.JobNone {
+	if err := idle(ctx, id); err != nil {
 		still()
-		if err == nil {
-			err = twice
-		}
 		return nil, err
 	}
 	select {
@@ -170,6 +183,9 @@ func (d *Driver) plan(ctx context.Context, r virt.MigrateRequest) (performPlan, 
 	if err != nil {
 		return performPlan{}, err
 	}
+	if provenSafe(r, info.Disks) {
+		flags |= golibvirt.MigrateUnsafe
+	}
 	p := performPlan{id: r.Instance, uri: r.Inbound.URI, flags: flags, params: migrateParams(r)}
 	p.params = append(p.params, paramString("destination_xml", live), paramString("persistent_xml", kept))
 	return p, d.encrypt(ctx, r, &p)
@@ -220,6 +236,9 @@ func copyFlag(r virt.MigrateRequest, disks []domxml.DiskInfo, folder string) (go
 // migrateParams makes the parameters by libvirt's types (VIR_MIGRATE_PARAM_*).
 func migrateParams(r virt.MigrateRequest) []golibvirt.TypedParam {
 	params := []golibvirt.TypedParam{paramUllong("bandwidth", r.BandwidthMiB)}
+	if r.PostCopy && r.PostCopyMiB > 0 {
+		params = append(params, paramUllong("bandwidth.postcopy", r.PostCopyMiB))
+	}
 	if r.Inbound.MigrateURI != "" {
 		params = append(params, paramString("migrate_uri", r.Inbound.MigrateURI))
 	}

@@ -56,16 +56,12 @@ func (d *Driver) refuseTLSPostCopy(ctx context.Context, r virt.MigrateRequest) e
 		WithHint("migrate without post-copy, or upgrade QEMU to 10.1 on both hosts")
 }
 
-// CheckLeaving gives every reason why this host could not send a guest as asked.
-func (d *Driver) CheckLeaving(ctx context.Context, r virt.MigrateRequest) ([]string, error) {
-	reasons := []string{}
-	if r.PostCopy && r.Parallel > 0 {
-		reasons = append(reasons, "post-copy and parallel connections don't go together")
-	}
+// checkSending looks at what this host needs to send a guest over TLS.
+func (d *Driver) checkSending(ctx context.Context, r virt.MigrateRequest) (reasons []string, err error) {
 	if !d.cfg.NativeTLS {
-		return reasons, nil
+		return nil, nil
 	}
-	err := d.refuseTLSPostCopy(ctx, r)
+	err = d.refuseTLSPostCopy(ctx, r)
 	if errors.Is(err, fault.PreconditionFailed) {
 		reasons, err = append(reasons, err.Error()), nil
 	}

@@ -16,6 +16,7 @@ import (
 
 	golibvirt "github.com/digitalocean/go-libvirt"
 
+	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
@@ -139,15 +140,41 @@ func TestTLSNamesTheDestination(t *testing.T) {
 
 func TestCheckLeavingNamesEveryReason(t *testing.T) {
 	withRig(t, func(_ *daemon, c *Config) { c.NativeTLS, c.TLSDir = true, "/nonexistent" }, func(r rig) {
-		got, err := r.d.CheckLeaving(r.t.Context(), virt.MigrateRequest{Parallel: 4})
-		if err != nil || len(got) != 3 {
+		got, err := r.d.CheckLeaving(r.t.Context(), virt.MigrateRequest{Instance: instance.NewUUID(), Parallel: 4})
+		if err != nil || len(got.Reasons) != 3 {
 			r.t.Errorf("CheckLeaving without certificates = %q, %v, want one reason for each file", got, err)
 		}
 	})
 	withRig(t, nil, func(r rig) {
-		got, err := r.d.CheckLeaving(r.t.Context(), virt.MigrateRequest{Parallel: 4, PostCopy: true})
-		if err != nil || len(got) != 1 {
+		got, err := r.d.CheckLeaving(r.t.Context(), virt.MigrateRequest{Instance: instance.NewUUID(), Parallel: 4, PostCopy: true})
+		if err != nil || len(got.Reasons) != 1 {
 			r.t.Errorf("CheckLeaving with post-copy and parallel connections = %q, %v, want one reason", got, err)
 		}
 	})
+}
+
+// QEMU that does not run as root needs the kernel's permission for post-copy.
+func TestPostCopyNeedsUserfaultfd(t *testing.T) {
+	for _, c := range []struct {
+		allowed string
+		said    bool
+		user    string
+		reasons int
+	}{
+		{"0\n", true, "64055", 1},
+		{"1\n", true, "64055", 0},
+		{"0\n", true, "0", 0},
+		{"0\n", true, "", 0},
+		{"", false, "64055", 0},
+	} {
+		if got := postCopyReasons(c.allowed, c.said, c.user); len(got) != c.reasons {
+			t.Errorf("%+v: %q, want %d reasons", c, got, c.reasons)
+		}
+	}
+	caps, err := parseCapabilities("test", `<capabilities><host><uuid>u</uuid>
+		<secmodel><model>apparmor</model><doi>0</doi></secmodel>
+		<secmodel><model>dac</model><doi>0</doi><baselabel type='kvm'>+64055:+108</baselabel></secmodel></host></capabilities>`)
+	if err != nil || caps.qemuUser != "64055" {
+		t.Errorf("QEMU's user is %q, %v, want 64055", caps.qemuUser, err)
+	}
 }

@@ -72,9 +72,9 @@ type Mover interface {
 	// hint, never the outcome (design section 7). The job goes on when ctx ends. conflict
 	// while another job runs, and when the guest would be sent to where it is.
 	Migrate(ctx context.Context, r virt.MigrateRequest) error
-	// CheckLeaving gives every reason why this host could not send a guest as asked, before
-	// a destination is known; none: an empty slice. It changes nothing.
-	CheckLeaving(ctx context.Context, r virt.MigrateRequest) (reasons []string, err error)
+	// CheckLeaving says what a destination has to know of a guest, and every reason why this
+	// host could not send it as asked, before a destination is known. It changes nothing.
+	CheckLeaving(ctx context.Context, r virt.MigrateRequest) (virt.Leaving, error)
 	// Job gives the running job, JobNone without one; not_found when the domain is gone,
 	// conflict when it is off.
 	Job(ctx context.Context, id string) (virt.Job, error)
@@ -83,12 +83,17 @@ type Mover interface {
 	CompletedJob(ctx context.Context, id string) (virt.Job, error)
 	// AbortJob ends the running job; conflict without one and in post-copy.
 	AbortJob(ctx context.Context, id string) error
-	// SetMaxDowntime and SetBandwidth (MiB/s, 0: no limit) steer a running job.
+	// SetMaxDowntime and SetBandwidth (MiB/s, 0: no limit) steer a running job; in post-copy
+	// the limit is of what is sent ahead.
 	SetMaxDowntime(ctx context.Context, id string, d time.Duration) error
 	SetBandwidth(ctx context.Context, id string, mib uint64) error
 	// StartPostCopy switches a running job that allows it; there is no way back. conflict
 	// without a job, and when the request did not allow it.
 	StartPostCopy(ctx context.Context, id string) error
+	// ResumePostCopy takes up a post-copy whose connection broke, with the request that
+	// began it, and blocks as Migrate does. conflict when the guest's memory is not in two
+	// places here; any other error leaves it so, and it may be asked again.
+	ResumePostCopy(ctx context.Context, r virt.MigrateRequest) error
 }
 
 // Disks tells of guests' disks, for block migration.

@@ -2,6 +2,7 @@ package virttest
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
@@ -154,4 +155,36 @@ func testPostCopy(b *bench) {
 	b.waitEvents(dest, id, step{virt.EventStarted, virt.ReasonMigrated}, step{virt.EventResumed, virt.ReasonPostCopy}, step{virt.EventResumed, virt.ReasonMigrated})
 	b.waitEvents(source, id, step{virt.EventSuspended, ""}, step{virt.EventStopped, virt.ReasonMigrated})
 	b.arrived(b.Source, b.Dest, r, virt.Running)
+}
+
+func testBrokenPostCopy(b *bench) {
+	b.t.Helper()
+	source, dest := b.collect(b.Source), b.collect(b.Dest)
+	id := b.booted()
+	r := b.newMigration(b.Dest, id, 2)
+	r.PostCopy, r.PostCopyMiB = true, b.SlowMiB
+	b.wants(fault.Conflict, "ResumePostCopy of a guest that runs", b.Source.ResumePostCopy(b.ctx, r))
+	done := b.slow(r)
+	b.wants(fault.Conflict, "ResumePostCopy in pre-copy", b.Source.ResumePostCopy(b.ctx, r))
+	b.ok("StartPostCopy", b.Source.StartPostCopy(b.ctx, id))
+	b.waitEvents(dest, id, step{virt.EventResumed, virt.ReasonPostCopy})
+	b.ok("SetBandwidth in post-copy", b.Source.SetBandwidth(b.ctx, id, max(b.SlowMiB/2, 1)))
+	heal := b.Break(b.t)
+	if err := b.result("Migrate over a broken stream", done); err == nil {
+		b.t.Error("Migrate over a broken stream gave no error")
+	}
+	b.waitEvents(source, id, step{virt.EventSuspended, virt.ReasonPostCopyFailed})
+	if d := b.lookup(b.Source, id); d.State != virt.Paused || d.Reason != virt.ReasonPostCopyFailed {
+		b.t.Errorf("the source is %s (%s), want its broken post-copy seen", d.State, d.Reason)
+	}
+	if d := b.lookup(b.Dest, id); d.Reason != virt.ReasonPostCopyFailed {
+		b.t.Errorf("the destination is %s (%s), want its broken post-copy seen", d.State, d.Reason)
+	}
+	heal()
+	b.eventually("it is taken up and ends", func() (bool, string) {
+		err := b.Source.ResumePostCopy(b.ctx, r)
+		return err == nil, fmt.Sprint(err)
+	})
+	b.arrived(b.Source, b.Dest, r, virt.Running)
+	b.waitEvents(dest, id, step{virt.EventResumed, virt.ReasonPostCopy}, step{virt.EventResumed, virt.ReasonMigrated})
 }

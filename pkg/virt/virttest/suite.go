@@ -33,6 +33,10 @@ type Rig struct {
 	// PostCopy says that both hosts can do post-copy.
 	PostCopy bool
 
+	// Break breaks the connection of every post-copy that runs from Source to Dest, so that both
+	// ends notice, and lets no new one come about until heal. nil: that case is left out.
+	Break func(t *testing.T) (heal func())
+
 	// Wait bounds each wait of the suite, 60 s if zero.
 	Wait time.Duration
 
@@ -117,5 +121,6 @@ func moverCases() []testCase {
 		{name: "the job outlives its caller", test: testCallerLeaves},
 		{name: "migrate to nowhere", test: testMigrateNowhere},
 		{name: "post-copy", test: testPostCopy, needs: func(r Rig) bool { return r.PostCopy }},
+		{name: "a broken post-copy is taken up", test: testBrokenPostCopy, needs: func(r Rig) bool { return r.PostCopy && r.Break != nil }},
 	}
 }

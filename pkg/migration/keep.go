@@ -1,0 +1,48 @@
+package migration
+
+import (
+	"context"
+	"time"
+
+	"github.com/compute-agent/compute-agent/internal/logkit"
+	"github.com/compute-agent/compute-agent/pkg/instance"
+)
+
+// keepEvery is how often the journal gets the timeline of a job that runs, beside each
+// record that is written anyway.
+const keepEvery = time.Minute
+
+// keep journals the timeline and the progress, for whoever takes the job up after a
+// restart. When the journal refuses, the next time will do.
+func (m *monitor) keep(ctx context.Context) {
+	if time.Since(m.keptAt) < keepEvery {
+		return
+	}
+	m.keptAt = time.Now()
+	if err := m.r.keep(ctx); err != nil {
+		logkit.From(ctx).Debug("the timeline could not be journaled", logkit.Err(err))
+	}
+}
+
+// keep writes the record as it stands, once.
+func (r *run) keep(ctx context.Context) error {
+	select {
+	case r.saving <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-r.saving }()
+	rec := r.record()
+	rec.UpdatedAt = time.Now()
+	return r.s.ports.Journal.Save(ctx, r.withTimeline(rec))
+}
+
+// withTimeline is the record as the journal gets it. What is kept of a migration in memory
+// holds its timeline only once.
+func (r *run) withTimeline(rec Record) Record {
+	rec.Timeline = r.remembered()
+	return rec
+}
+
+// restored goes on with the timeline of an earlier walk.
+func restored(moments []instance.Moment) timeline { return timeline{moments: moments} }

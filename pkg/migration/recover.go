@@ -1,0 +1,139 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/compute-agent/compute-agent/internal/logkit"
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/green"
+	"github.com/compute-agent/compute-agent/pkg/instance"
+)
+
+const methodRecover = "live_migration_recover"
+
+/*
+recovery takes up a post-copy whose connection broke. The guest's memory is in two
+places then, and only the same two QEMUs can put it together again:
+
+	post-copy runs ──▶ broken: the hypervisor says postcopy_failed
+	     ▲                │
+	     │                │ a pause (RetryFirst, growing to RetryLimit); it ends at once on
+	     │                │ request and when the hypervisor is connected anew
+	     └─── resume ◀────┤
+	                      ├─▶ error at once: the destination answers that it has no such guest
+	                      └─▶ error after RecoverTimeout: TakeUp, on request, begins again
+*/
+type recovery struct {
+	since time.Time // of the break; zero: none
+	pause time.Duration
+}
+
+// tear notes that post-copy is broken. While the hypervisor's call has not returned its
+// other end has not noticed yet, and can't be given a new connection.
+func (m *monitor) tear(ctx context.Context) {
+	if m.recovery.since.IsZero() {
+		m.recovery.since = time.Now()
+		logkit.From(ctx).Error("post-copy is broken: the guest's memory is on two hosts; it is taken up again as soon as both have noticed")
+	}
+	m.torn = true
+}
+
+// givenUp reports whether a broken post-copy is left to perform: nobody moves it, or the
+// call has not returned for so long that it never will. (A QEMU that waits for a page while it
+// holds its big lock answers libvirt no more.)
+func (m *monitor) givenUp() bool {
+	return m.torn && (m.worker == nil || time.Since(m.recovery.since) > m.r.s.cfg.RecoverTimeout)
+}
+
+// broken reports whether the guest's memory is in two places and nothing moves it.
+func (r *run) broken(ctx context.Context) bool {
+	if !r.record().PostCopy {
+		return false
+	}
+	d, err := r.look(ctx)
+	return SightOf(d, err) == SightLost
+}
+
+// takeUp waits for its turn and resumes the broken post-copy. Its error says that the
+// recovery is given up.
+func (r *run) takeUp(ctx context.Context, rec *recovery, said error) (*worker, error) {
+	c, dest := r.s.cfg, r.record().Migration.Dest
+	if rec.since.IsZero() {
+		rec.since = time.Now()
+		logkit.From(ctx).Error("post-copy is broken: the guest's memory is on two hosts; it is taken up again", logkit.Err(said))
+	}
+	if facts, err := r.destFacts(ctx, Facts{Dest: SightUnknown}); err == nil && (facts.Dest == SightAbsent || facts.Dest == SightOff) {
+		return nil, r.splitForGood("%s answers that the guest is %s there: its memory can't be put together any more", dest, facts.Dest)
+	}
+	if time.Since(rec.since) > c.RecoverTimeout {
+		return nil, errors.Join(r.splitForGood("post-copy to %s is broken and could not be taken up within %v", dest, c.RecoverTimeout), said)
+	}
+	if err := r.pauseUntilWoken(ctx, rec.pause); err != nil {
+		return nil, err
+	}
+	rec.pause = min(rec.pause+c.RetryFirst, c.RetryLimit)
+	req := r.request()
+	return r.spawnWorker(ctx, func(ctx context.Context) error { return r.s.ports.Hypervisor.ResumePostCopy(ctx, req) }), nil
+}
+
+// splitForGood is the outcome of a guest whose memory stays in two places.
+func (r *run) splitForGood(format string, args ...any) error {
+	f := fault.Newf(fault.Internal, op, r.id, format, args...).
+		WithHint("when both hosts reach each other: compute-agent migration recover %s", r.id)
+	return errors.Join(errUnknown, f)
+}
+
+// pauseUntilWoken sleeps, or less when somebody wakes the migration.
+func (r *run) pauseUntilWoken(ctx context.Context, d time.Duration) error {
+	wait, cancel := context.WithCancel(ctx)
+	defer cancel()
+	sleep := green.Spawn(wait, func(ctx context.Context) (struct{}, error) { return struct{}{}, green.Sleep(ctx, d) })
+	select {
+	case <-sleep.Done():
+	case <-r.wake:
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// Recover takes up a broken post-copy at once, without its pause. Conflict when the
+// migration is not in post-copy; not_found when it is in nobody's hands: TakeUp is for
+// those.
+func (s *Source) Recover(_ context.Context, instanceID, migrationID string) error {
+	r, err := s.find(methodRecover, instanceID, migrationID)
+	if err != nil {
+		return err
+	}
+	if !r.record().PostCopy {
+		return fault.New(fault.Conflict, methodRecover, r.id, "the migration is not in post-copy: there is nothing to take up")
+	}
+	r.poke()
+	return nil
+}
+
+// TakeUp ends the freeze of a migration whose post-copy is broken, and gives the record
+// with which Run goes on. Conflict when the guest's memory is not in two places.
+func (s *Source) TakeUp(ctx context.Context, rec Record) (Record, error) {
+	facts, _, err := s.Look(ctx, rec)
+	if err != nil {
+		return rec, err
+	}
+	if !rec.PostCopy || facts.Source != SightLost {
+		return rec, fault.Newf(fault.Conflict, methodRecover, rec.Migration.UUID, "there is no broken post-copy to take up: on %s the guest is %s",
+			rec.Migration.Source, facts.Source).WithHint("compute-agent migration resolve %s shows the facts of both hosts", rec.Migration.UUID)
+	}
+	r, known, err := s.register(rec)
+	if err != nil || known {
+		return rec, fault.New(fault.Conflict, methodRecover, rec.Migration.UUID, "this migration is being looked at already").Because(err)
+	}
+	defer s.drop(r)
+	err = r.save(ctx, func(rec *Record) {
+		*rec = rec.advance(PhasePerform, instance.MigrationRunning, false)
+		rec.Settling, rec.Verdict, rec.Migration.Fault = true, VerdictNone, nil
+	})
+	return r.withTimeline(r.record()), err
+}
