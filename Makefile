@@ -19,6 +19,7 @@ BENCH     ?= .
 CASTS     ?= 100000
 SEEDS     ?= 100000
 SEED      ?=
+FRESH     ?= 3000
 TIMES     ?= 1
 FUZZTIME  ?= 30s
 PREFIX    ?= /usr
@@ -47,8 +48,9 @@ build: ## build bin/compute-agent: static, without machine paths, with its versi
 demo: build ## two hosts, one instance, a live migration and a reboot (DRIVER=fake or libvirt)
 	DRIVER=$(DRIVER) BIN=$(CURDIR)/$(BIN) test/demo/demo.sh
 
-test: cc ## unit, contract and e2e tests with the race detector, then the lab when it can run (LAB=required: it must)
+test: cc ## unit, contract and e2e tests with the race detector, FRESH seeds of the simulation, then the lab when it can run (LAB=required: it must)
 	$(GOTEST) $(PACKAGES)
+	go test -count=1 -timeout 15m -run '^Test(Simulation|RestartTable)$$' ./test/sim -seeds $(FRESH) -limit 80s
 	@LAB='$(LAB)' TESTFLAGS='$(TESTFLAGS)' tools/lab.sh
 
 unit: cc ## unit and contract tests with the race detector
@@ -83,8 +85,8 @@ bench: ## figures beside peers and floors (BENCH=start,calls,finish,casts,monito
 microbench: ## the packages' own benchmarks (BENCH=regexp)
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(TESTFLAGS) $(UNIT)
 
-soak: cc ## 100,000 casts while the agent is killed and the server restarted: none lost, none twice (CASTS=n)
-	$(GOTEST) -count=1 -timeout 2h ./test/loss/... -v -args -casts $(CASTS) -limit 110m
+soak: ## 100,000 casts while the agent is killed and the server restarted: none lost, none twice (CASTS=n)
+	go test -count=1 -timeout 2h ./test/loss/... $(TESTFLAGS) -v -args -casts $(CASTS) -limit 110m
 
 lint: $(LINTER) ## golangci-lint with .golangci.yml, at the version pinned in tools/go.mod
 	$(LINTER) run ./...

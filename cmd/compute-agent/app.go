@@ -39,6 +39,7 @@ type app struct {
 	configFile string
 	url        string
 	timeout    time.Duration
+	heartbeat  time.Duration
 	output     string
 	force      bool
 
@@ -98,9 +99,9 @@ func (a *app) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, a.unreachable(err, c.RPC.URL)
 	}
-	o := controller.Options{Force: a.force, ServiceDownTime: c.Agent.ServiceDownTime, Resolved: a.remember}
+	o := controller.Options{Force: a.force, ServiceDownTime: c.Agent.ServiceDownTime, Heartbeat: a.heartbeat, Resolved: a.remember}
 	if a.timeout > 0 {
-		o.CallTimeout, o.AcceptTimeout, o.TaskTimeout = a.timeout, a.timeout, a.timeout
+		o.CallTimeout, o.AcceptTimeout, o.TaskTimeout, o.BusPatience = a.timeout, a.timeout, a.timeout, a.timeout
 	}
 	return &session{controller.New(bus, o), bus}, nil
 }

@@ -21,10 +21,11 @@ method wants there, else as JSON if it is JSON, else as text. Or one @FILE or - 
 instance may be named by its name. docs/rpc.md lists the methods and their arguments.`
 
 func (a *app) callCommand() *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use: "call HOST METHOD [key=value … | @FILE | -]", Short: "Call any method of an agent and print its answer", Args: cobra.MinimumNArgs(2),
 		Long: "Call any method of an agent and print its answer, one JSON object.\n\n" + rawArgsHelp, ValidArgsFunction: a.completeMethods(api.Call),
-		Example: "  compute-agent call node1 show_instance instance=web1\n  compute-agent call node1 get_available_resource",
+		Example: "  compute-agent call node1 show_instance instance=web1\n  compute-agent call node1 get_available_resource\n" +
+			"  compute-agent call node1 attach_interface @port.json --heartbeat 5s",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), func(ctx context.Context, s *session) error {
 				raw, err := a.requestBody(ctx, s, api.Call, args[1:])
@@ -42,6 +43,9 @@ func (a *app) callCommand() *cobra.Command {
 			})
 		},
 	}
+	c.Flags().DurationVar(&a.heartbeat, "heartbeat", 0,
+		"the agent says so often that it is still at it: the call may take as long as it takes, and is given up after two that don't come")
+	return c
 }
 
 func (a *app) castCommand() *cobra.Command {

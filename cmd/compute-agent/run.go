@@ -51,7 +51,7 @@ func runAgent(ctx context.Context, c config.Config) (err error) {
 	}
 	// The stop must not end what is being stopped: everything below runs on life.
 	life := context.WithoutCancel(ctx)
-	d, closeBus, err := openBus(life, c)
+	d, closeBus, err := openBus(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -61,6 +61,10 @@ func runAgent(ctx context.Context, c config.Config) (err error) {
 		start = startFake
 	}
 	s, err := start(life, c, d)
+	if err != nil && ctx.Err() != nil {
+		logkit.From(ctx).Info("stopped before the start was over", logkit.Err(err))
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -89,7 +93,7 @@ func openBus(ctx context.Context, c config.Config) (dialer, func() error, error)
 	urls, inside := c.RPC.Servers()
 	cfg := busConfig(c.RPC, urls)
 	if !inside {
-		return dialAs(cfg, c.RPC.StartWait), func() error { return nil }, nil
+		return dialAs(ctx, cfg, c.RPC.StartWait), func() error { return nil }, nil
 	}
 	log := logkit.From(ctx)
 	server, err := embedded.Start(ctx, embedded.Config{
@@ -100,11 +104,12 @@ func openBus(ctx context.Context, c config.Config) (dialer, func() error, error)
 		return nil, nil, err
 	}
 	cfg.InProcess, cfg.AutoSetup = server, true
-	return dialAs(cfg, c.RPC.StartWait), func() error { server.Shutdown(); return nil }, nil
+	return dialAs(ctx, cfg, c.RPC.StartWait), func() error { server.Shutdown(); return nil }, nil
 }
 
-// dialAs connects hosts; a bus that is not there yet is waited for, for so long.
-func dialAs(cfg rpc.Config, patience time.Duration) dialer {
+// dialAs connects hosts; a bus that is not there yet is waited for, for so long or until
+// the agent is told to stop.
+func dialAs(asked context.Context, cfg rpc.Config, patience time.Duration) dialer {
 	return func(ctx context.Context, host string) (rpc.Transport, error) {
 		own := cfg
 		own.Name = host
@@ -113,6 +118,7 @@ func dialAs(cfg rpc.Config, patience time.Duration) dialer {
 		own.OnError = func(err error) { log.Warn("the bus reports", logkit.Err(err)) }
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
+		defer context.AfterFunc(asked, cancel)()
 		bus, err := green.RetryCall(ctx, green.Retry{
 			Max: -1, First: busRetryFirst, Limit: busRetryLimit, Jitter: 0.2, Retryable: fault.Retryable,
 			OnRetry: func(_ int, err error, sleep time.Duration) {
@@ -133,6 +139,8 @@ func busConfig(r config.RPC, urls []string) rpc.Config {
 		URLs: urls, Prefix: r.Prefix, CredsFile: r.Credentials, NKeyFile: r.NKey,
 		TLSCAFile: r.TLSCA, TLSCertFile: r.TLSCert, TLSKeyFile: r.TLSKey,
 		ConnectTimeout: r.ConnectTimeout, CallTimeout: r.CallTimeout, AckWait: r.AckWait,
+		ReconnectLimit: r.ReconnectLimit, PingInterval: r.PingInterval, PublishTimeout: r.PublishTimeout,
+		ConflictTimeout: r.ConflictTimeout, Heartbeat: r.Heartbeat,
 		MaxAge: r.CastsMaxAge, EventsMaxAge: r.EventsMaxAge, Replicas: r.Replicas,
 		AutoSetup: !identified(r, urls),
 	}
@@ -158,12 +166,15 @@ func startLibvirt(ctx context.Context, c config.Config, dial dialer) (service, e
 		SocketPath: l.Socket, URI: l.URI, InstancesPath: l.InstancesPath, VirtType: l.VirtType, Machine: l.Machine, CPUModel: l.CPUModel,
 		LiveMigrationURI: l.LiveMigrationURI, InboundAddr: l.InboundAddr, NativeTLS: l.NativeTLS, TLSDir: l.TLSDir, CallTimeout: l.CallTimeout, ConnectTimeout: l.ConnectTimeout,
 		CallsPerConnection: l.CallsPerConnection, MaxMigrations: l.MaxMigrations,
+		StartTimeout: l.StartTimeout, DestroyTimeout: l.DestroyTimeout, SaveTimeout: l.SaveTimeout, MigrateTimeout: l.MigrateTimeout,
+		DetachTimeout: l.DetachTimeout, DetachAttempts: l.DetachAttempts, FilesTimeout: l.FilesTimeout, QemuImg: l.QemuImg,
+		PingInterval: l.PingInterval, ReconnectFirst: l.ReconnectFirst, ReconnectLimit: l.ReconnectLimit, EventBacklog: l.EventBacklog,
 		Log: func(_ context.Context, msg string, err error) { log.Warn(msg, logkit.Err(err)) },
 	})
 	if err != nil {
 		return service{}, errors.Join(err, bus.Close())
 	}
-	cfg := compose.Config{Agent: c.ForAgent(), VIF: c.ForVIF(), Network: vif.Linux()}
+	cfg := compose.Config{Agent: c.ForAgent(), State: c.ForState(), VIF: c.ForVIF(), Network: vif.Linux()}
 	cfg.Agent.MachineID = machineID()
 	node, err := compose.New(ctx, cfg, driver, bus)
 	if err == nil {
@@ -188,7 +199,7 @@ func startFake(ctx context.Context, c config.Config, dial dialer) (service, erro
 	if len(names) == 1 { // of many, guests move within this process
 		machine.Listen = c.Fake.Listen
 	}
-	node := compose.Config{Agent: c.ForAgent(), VIF: c.ForVIF()}
+	node := compose.Config{Agent: c.ForAgent(), State: c.ForState(), VIF: c.ForVIF()}
 	fleet, err := simulate.Start(ctx, simulate.Config{
 		Hosts: names, StateDir: c.Agent.StateDir, Dial: dial, Fake: machine, Node: node, Keep: true,
 	})

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
 // Embedded is the rpc.url that means a server inside the process.
@@ -42,8 +44,20 @@ func (l *Loaded) cross(found *problems) {
 	if l.Agent.Driver == "libvirt" && l.Libvirt.MaxMigrations < l.Migration.Outbound {
 		found.add(l.origin("libvirt.max_migrations"), "libvirt.max_migrations is less than migration.max_concurrent_live_migrations", "")
 	}
+	l.checkMethods(found)
 	if l.Fake.Hosts > 1 && l.Agent.Driver != "fake" {
 		found.add(l.origin("fake.hosts"), "fake.hosts: only the fake driver simulates several hosts", "add --driver fake")
+	}
+}
+
+func (l *Loaded) checkMethods(found *problems) {
+	for method := range strings.FieldsSeq(l.Reboot.Methods) {
+		if method != string(virt.ShutdownACPI) && method != string(virt.ShutdownAgent) {
+			found.add(l.origin("reboot.shutdown_methods"), "reboot.shutdown_methods: \""+method+"\" is neither acpi nor agent", "")
+		}
+	}
+	if strings.TrimSpace(l.Reboot.Methods) == "" {
+		found.add(l.origin("reboot.shutdown_methods"), "reboot.shutdown_methods: name at least one of acpi and agent", "")
 	}
 }
 

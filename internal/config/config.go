@@ -10,7 +10,7 @@
 //	doc      what it does, one sentence without a dot
 //	nova     nova's option of the same meaning, when it has another name or section
 //	oneof    the words it may be
-//	min      the least number or duration it may be
+//	min      the least it may be
 //
 // docs/configuration.md, systemd/compute-agent.toml and `compute-agent config show`
 // are made from these tags. A key that does not exist is an error with its
@@ -40,34 +40,61 @@ type Config struct {
 
 // Agent is the section agent.
 type Agent struct {
-	Host             string        `key:"host" doc:"the name this host has on the bus; empty: the name the operating system gives"`
-	Driver           string        `key:"driver" default:"libvirt" oneof:"libvirt fake" doc:"which hypervisor this agent drives"`
-	StateDir         string        `key:"state_dir" default:"/var/lib/compute-agent" doc:"where the journal is kept; one agent has it for itself"`
-	ReportInterval   time.Duration `key:"report_interval" default:"10s" min:"100ms" nova:"report_interval" doc:"how often the host reports that it is there, beside each change"`
-	ServiceDownTime  time.Duration `key:"service_down_time" default:"60s" min:"1s" nova:"service_down_time" doc:"a host that has not reported for longer counts as down"`
-	ReconcileEvery   time.Duration `key:"reconcile_interval" default:"10m" min:"1s" nova:"sync_power_state_interval" doc:"how often the journal is compared with what the hypervisor has"`
-	MaxAcceptedTasks int           `key:"max_accepted_tasks" default:"10000" min:"1" doc:"no further casts are read while so many are accepted and not ended"`
-	CastExpiry       time.Duration `key:"cast_default_expiry" default:"24h" min:"1s" doc:"a cast that says nothing about it is refused when it is read after so long"`
-	StopTimeout      time.Duration `key:"stop_timeout" default:"10s" min:"1s" doc:"how long a stop may take; migrations go on in libvirt and are taken up again at the next start"`
+	Host                  string        `key:"host" doc:"the name this host has on the bus; empty: the name the operating system gives"`
+	Driver                string        `key:"driver" default:"libvirt" oneof:"libvirt fake" doc:"which hypervisor this agent drives"`
+	StateDir              string        `key:"state_dir" default:"/var/lib/compute-agent" doc:"where the journal is kept; one agent has it for itself"`
+	ReportInterval        time.Duration `key:"report_interval" default:"10s" min:"100ms" nova:"report_interval" doc:"how often the host reports that it is there, beside each change"`
+	ServiceDownTime       time.Duration `key:"service_down_time" default:"60s" min:"1s" nova:"service_down_time" doc:"a host that has not reported for longer counts as down"`
+	ReconcileEvery        time.Duration `key:"reconcile_interval" default:"10m" min:"1s" nova:"sync_power_state_interval" doc:"how often the journal is compared with what the hypervisor has"`
+	MaxAcceptedTasks      int           `key:"max_accepted_tasks" default:"10000" min:"1" doc:"no further casts are read while so many are accepted and not ended"`
+	CastExpiry            time.Duration `key:"cast_default_expiry" default:"24h" min:"1s" doc:"a cast that says nothing about it is refused when it is read after so long"`
+	StopTimeout           time.Duration `key:"stop_timeout" default:"5s" min:"1s" doc:"how long a stop may take; migrations go on in libvirt and are taken up again at the next start"`
+	TaskRetention         time.Duration `key:"task_retention" default:"24h" min:"1m" doc:"how long requests and migrations that have ended are remembered: so long a request that is sent again gets the same outcome"`
+	TasksKept             int           `key:"tasks_kept" default:"100000" min:"1" doc:"and how many of such requests at most"`
+	MigrationsKept        int           `key:"migrations_kept" default:"10000" min:"1" doc:"and how many of such migrations"`
+	InventoryWait         time.Duration `key:"inventory_wait" default:"10s" min:"1ms" doc:"how long requests of an earlier run wait at a start for the hypervisor to be looked at"`
+	ReviewInterval        time.Duration `key:"review_interval" default:"60s" min:"1s" doc:"how often a migration whose outcome is unknown is looked at again"`
+	ArrivalTimeout        time.Duration `key:"arrival_timeout" default:"60s" min:"1s" doc:"how long a request about a guest waits for the end of its own arrival"`
+	LookTimeout           time.Duration `key:"look_timeout" default:"10s" min:"1ms" doc:"how long the look at an instance may take when its request ends"`
+	CleanupTimeout        time.Duration `key:"cleanup_timeout" default:"120s" min:"1s" doc:"how long removing what a failed build left may take"`
+	PublishTimeout        time.Duration `key:"publish_timeout" default:"5s" min:"1ms" doc:"how long one batch of events, or one view, may take to be stored; it is tried without end"`
+	ViewInterval          time.Duration `key:"view_interval" default:"200ms" min:"1ms" doc:"time between two rounds of writing views"`
+	RetryFirst            time.Duration `key:"retry_first" default:"100ms" min:"1ms" doc:"the first pause after the bus or the journal failed; the next ones are longer"`
+	RetryLimit            time.Duration `key:"retry_limit" default:"5s" min:"1ms" doc:"and the longest one"`
+	RepairWorkers         int           `key:"repair_workers" default:"8" min:"1" doc:"instances that are repaired at a time after a comparison"`
+	JournalTimeout        time.Duration `key:"journal_timeout" default:"30s" min:"1s" doc:"how long one write that must not be lost may take before it is said and tried again"`
+	JournalLockTimeout    time.Duration `key:"journal_lock_timeout" default:"1s" min:"1ms" doc:"how long a start waits for another process that has the journal open"`
+	JournalBatch          int           `key:"journal_batch" default:"256" min:"1" doc:"the most writes that share one fsync"`
+	JournalCompactMiB     int           `key:"journal_compact_above_mib" default:"64" min:"0" doc:"a journal that is so long, and more than half free, is made shorter at a start; 0: never"`
+	JournalCompactTimeout time.Duration `key:"journal_compact_timeout" default:"30s" min:"1s" doc:"how long that may take before it is left for the next start"`
+	ReservedMemory        int           `key:"reserved_host_memory_mb" default:"512" min:"0" doc:"memory in MiB that guests do not get"`
+	ReservedCPUs          int           `key:"reserved_host_cpus" default:"0" min:"0" doc:"CPUs that guests do not get"`
+	CPURatio              float64       `key:"cpu_allocation_ratio" default:"16" min:"0.01" doc:"virtual CPUs for each CPU of the host"`
+	RAMRatio              float64       `key:"ram_allocation_ratio" default:"1.5" min:"0.01" doc:"memory that is given to guests, for each MiB of the host"`
 }
 
 // RPC is the section rpc.
 type RPC struct {
-	URL            string        `key:"url" default:"nats://127.0.0.1:4222" doc:"NATS servers, separated by commas; embedded: a server inside this process, for one machine, demos and tests"`
-	Prefix         string        `key:"prefix" default:"compute" doc:"begins every subject; streams and buckets are called after it"`
-	Credentials    string        `key:"credentials_file" doc:"NATS credentials (JWT and seed) to log in with"`
-	NKey           string        `key:"nkey_file" doc:"NKey seed to log in with"`
-	TLSCA          string        `key:"tls_ca" doc:"certificates that the servers must be signed by; empty: the system's"`
-	TLSCert        string        `key:"tls_cert" doc:"certificate to log in with; needs tls_key"`
-	TLSKey         string        `key:"tls_key" doc:"key of tls_cert"`
-	ConnectTimeout time.Duration `key:"connect_timeout" default:"2s" min:"1ms" doc:"how long one attempt to reach a server may take; the agent tries without end"`
-	StartWait      time.Duration `key:"start_wait" default:"60s" min:"1ms" doc:"how long a start waits for a bus that does not answer yet"`
-	CallTimeout    time.Duration `key:"call_timeout" default:"60s" min:"1ms" nova:"rpc_response_timeout" doc:"how long a call to another agent may take when nothing else bounds it"`
-	AckWait        time.Duration `key:"ack_wait" default:"5s" min:"100ms" doc:"a cast that is not acknowledged comes again after so long; also how long a start waits for such casts"`
-	Listen         string        `key:"embedded_listen" default:"127.0.0.1:4222" doc:"where the embedded server listens; loopback only, it has no authentication"`
-	CastsMaxAge    time.Duration `key:"casts_max_age" default:"168h" min:"1m" doc:"how long the embedded server and nats-setup keep casts that nobody reads"`
-	EventsMaxAge   time.Duration `key:"events_max_age" default:"24h" min:"1m" doc:"how long the embedded server and nats-setup keep events"`
-	Replicas       int           `key:"replicas" default:"0" min:"0" doc:"copies of streams and buckets that nats-setup makes, 3 on a cluster; 0: 1 for new ones, the others keep theirs"`
+	URL             string        `key:"url" default:"nats://127.0.0.1:4222" doc:"NATS servers, separated by commas; embedded: a server inside this process, for one machine, demos and tests"`
+	Prefix          string        `key:"prefix" default:"compute" doc:"begins every subject; streams and buckets are called after it"`
+	Credentials     string        `key:"credentials_file" doc:"NATS credentials (JWT and seed) to log in with"`
+	NKey            string        `key:"nkey_file" doc:"NKey seed to log in with"`
+	TLSCA           string        `key:"tls_ca" doc:"certificates that the servers must be signed by; empty: the system's"`
+	TLSCert         string        `key:"tls_cert" doc:"certificate to log in with; needs tls_key"`
+	TLSKey          string        `key:"tls_key" doc:"key of tls_cert"`
+	ConnectTimeout  time.Duration `key:"connect_timeout" default:"2s" min:"1ms" doc:"how long one attempt to reach a server may take; the agent tries without end"`
+	StartWait       time.Duration `key:"start_wait" default:"60s" min:"1ms" doc:"how long a start waits for a bus that does not answer yet"`
+	CallTimeout     time.Duration `key:"call_timeout" default:"60s" min:"1ms" nova:"rpc_response_timeout" doc:"how long a call to another agent may take when nothing else bounds it"`
+	AckWait         time.Duration `key:"ack_wait" default:"5s" min:"100ms" doc:"a cast that is not acknowledged comes again after so long; also how long a start waits for such casts"`
+	Listen          string        `key:"embedded_listen" default:"127.0.0.1:4222" doc:"where the embedded server listens; loopback only, it has no authentication"`
+	CastsMaxAge     time.Duration `key:"casts_max_age" default:"168h" min:"1m" doc:"how long the embedded server and nats-setup keep casts that nobody reads"`
+	EventsMaxAge    time.Duration `key:"events_max_age" default:"24h" min:"1m" doc:"how long the embedded server and nats-setup keep events"`
+	Replicas        int           `key:"replicas" default:"0" min:"0" doc:"copies of streams and buckets that nats-setup makes, 3 on a cluster; 0: 1 for new ones, the others keep theirs"`
+	ReconnectLimit  time.Duration `key:"reconnect_limit" default:"5s" min:"1ms" doc:"the longest pause between two attempts to reach a server again; they never end"`
+	PingInterval    time.Duration `key:"ping_interval" default:"10s" min:"10ms" doc:"how often a silent connection is tried; two pings without an answer end it"`
+	PublishTimeout  time.Duration `key:"publish_timeout" default:"5s" min:"1ms" doc:"how long a stream may take to confirm a message, and to answer a question"`
+	ConflictTimeout time.Duration `key:"conflict_timeout" default:"250ms" min:"1ms" doc:"how long a start waits for an answer of another agent with the same host name"`
+	Heartbeat       time.Duration `key:"heartbeat" default:"5s" min:"10ms" doc:"a reader of a stream whose server says nothing for twice as long begins afresh"`
 }
 
 // Libvirt is the section libvirt.
@@ -86,6 +113,18 @@ type Libvirt struct {
 	ConnectTimeout     time.Duration `key:"connect_timeout" default:"10s" min:"100ms" doc:"how long connecting may take; it is tried without end"`
 	CallsPerConnection int           `key:"calls_per_connection" default:"4" min:"1" doc:"calls in flight on one connection; libvirtd's max_client_requests is 5"`
 	MaxMigrations      int           `key:"max_migrations" default:"4" min:"1" doc:"migrations in libvirt at a time, each on a connection of its own; not less than migration.max_concurrent_live_migrations"`
+	StartTimeout       time.Duration `key:"start_timeout" default:"5m" min:"1s" doc:"how long starting or restoring a guest may take"`
+	DestroyTimeout     time.Duration `key:"destroy_timeout" default:"60s" min:"1s" doc:"how long taking the power of a guest may take; libvirt waits up to 40 s for a stuck QEMU"`
+	SaveTimeout        time.Duration `key:"save_timeout" default:"30m" min:"1s" doc:"how long writing the memory of a guest to disk may take"`
+	MigrateTimeout     time.Duration `key:"migrate_timeout" default:"24h" min:"1m" doc:"how long one migration may be in libvirt; it is ended long before by its policy"`
+	DetachTimeout      time.Duration `key:"device_detach_timeout" default:"20s" min:"1s" doc:"how long a guest may take to let go of an interface before it is asked again"`
+	DetachAttempts     int           `key:"device_detach_attempts" default:"8" min:"1" doc:"how often it is asked"`
+	FilesTimeout       time.Duration `key:"files_timeout" default:"60s" min:"1s" doc:"how long making one overlay may take"`
+	QemuImg            string        `key:"qemu_img" default:"qemu-img" doc:"the program that makes overlays"`
+	PingInterval       time.Duration `key:"ping_interval" default:"10s" min:"100ms" doc:"how often an idle connection is tried"`
+	ReconnectFirst     time.Duration `key:"reconnect_first" default:"200ms" min:"1ms" doc:"the first pause between two attempts to connect; the next ones are longer"`
+	ReconnectLimit     time.Duration `key:"reconnect_limit" default:"10s" min:"1ms" doc:"and the longest one"`
+	EventBacklog       int           `key:"event_backlog" default:"10000" min:"1" doc:"events that may wait to be looked at before the connection is made anew"`
 }
 
 // Fake is the section fake.
@@ -117,6 +156,26 @@ type Migration struct {
 	ClaimTimeout      time.Duration `key:"claim_timeout" default:"600s" min:"1s" doc:"a destination asks the source about a guest that has been announced for so long and has not come"`
 	PeerTimeout       time.Duration `key:"peer_timeout" default:"60s" min:"1s" doc:"how long one question to the other host may take; waiting for ports is beside it"`
 	MonitorInterval   time.Duration `key:"monitor_interval" default:"500ms" min:"10ms" doc:"how often a running migration is looked at, beside each event"`
+	CheckTimeout      time.Duration `key:"check_timeout" default:"60s" min:"1s" doc:"how long one check of the destination may take"`
+	BusyTimeout       time.Duration `key:"busy_timeout" default:"600s" min:"1s" doc:"how long a source comes back to a destination that has no room for one more migration"`
+	PrepareTimeout    time.Duration `key:"prepare_timeout" default:"1800s" min:"1s" nova:"long_rpc_timeout" doc:"how long the destination may prepare, waiting for ports included"`
+	RecoverTimeout    time.Duration `key:"recover_timeout" default:"1h" min:"1s" doc:"how long a broken post-copy is taken up again and again before it is left to people"`
+	SettleTimeout     time.Duration `key:"settle_timeout" default:"600s" min:"1s" doc:"how long facts are gathered before an outcome is called unknown"`
+	PostTimeout       time.Duration `key:"post_timeout" default:"24h" min:"1s" doc:"how long a source asks the destination to own the guest"`
+	RollbackTimeout   time.Duration `key:"rollback_timeout" default:"120s" min:"1s" doc:"how long a source asks the destination to undo"`
+	CleanTimeout      time.Duration `key:"clean_timeout" default:"24h" min:"1s" doc:"how long a source tries to remove what stayed behind"`
+	HypervisorTimeout time.Duration `key:"hypervisor_timeout" default:"30s" min:"100ms" doc:"how long one short question to the hypervisor may take"`
+	WorkerGrace       time.Duration `key:"worker_grace" default:"5s" min:"1ms" doc:"how long the error of a failed job is waited for once its end was told"`
+	ForceTimeout      time.Duration `key:"force_complete_timeout" default:"10s" min:"1ms" doc:"how long force-complete waits for its confirmation"`
+	RetryFirst        time.Duration `key:"retry_first" default:"1s" min:"1ms" doc:"the first pause between two tries of a question; the next ones are longer"`
+	RetryLimit        time.Duration `key:"retry_limit" default:"30s" min:"1ms" doc:"and the longest one"`
+	AdaptiveFirst     time.Duration `key:"adaptive_downtime_first" default:"300ms" min:"1ms" doc:"policy adaptive: the pause of the guest that is permitted first"`
+	AdaptiveStep      time.Duration `key:"adaptive_downtime_step" default:"150ms" min:"1ms" doc:"policy adaptive: by how much it is raised at a time"`
+	AdaptiveLimit     time.Duration `key:"adaptive_downtime_limit" default:"1050ms" min:"1ms" doc:"policy adaptive: and how far"`
+	AdaptiveIteration int           `key:"adaptive_start_iteration" default:"3" min:"1" doc:"policy adaptive: nothing is raised before the memory was gone through so often"`
+	AdaptiveCooldown  time.Duration `key:"adaptive_cooldown" default:"10s" min:"1ms" doc:"policy adaptive: time between two raises"`
+	AdaptiveStall     time.Duration `key:"adaptive_stall_after" default:"40s" min:"1s" doc:"policy adaptive: on_stall follows when what remains has not become less for so long"`
+	AdaptiveMargin    float64       `key:"adaptive_stall_margin" default:"0.04" min:"0.001" doc:"policy adaptive: by what part it must be less to count"`
 }
 
 // Reboot is the section reboot.
@@ -124,7 +183,15 @@ type Reboot struct {
 	WaitSoft        time.Duration `key:"wait_soft_reboot_seconds" default:"120s" min:"0s" nova:"libvirt.wait_soft_reboot_seconds" doc:"how long a soft reboot may take before it becomes a hard one"`
 	ShutdownTimeout time.Duration `key:"shutdown_timeout" default:"60s" min:"0s" nova:"shutdown_timeout" doc:"how long a guest may take to power off before the power is taken away"`
 	RetryInterval   time.Duration `key:"shutdown_retry_interval" default:"10s" min:"1s" nova:"compute.shutdown_retry_interval" doc:"how often a guest that does not power off is asked again"`
-	HardTimeout     time.Duration `key:"hard_timeout" default:"60s" min:"1s" doc:"how long a rebuilt guest may take until it runs"`
+	HardTimeout     time.Duration `key:"hard_timeout" default:"600s" min:"1s" doc:"how long a hard reboot may take in all, until the rebuilt guest runs"`
+	Methods         string        `key:"shutdown_methods" default:"acpi agent" doc:"how a guest is asked to go off, in this order: acpi, agent, or both, separated by spaces"`
+	MethodTimeout   time.Duration `key:"method_timeout" default:"30s" min:"100ms" doc:"how long a guest may ignore one of them before the next is tried too"`
+	StartTimeout    time.Duration `key:"start_timeout" default:"120s" min:"1s" doc:"how long one start of a guest may take until it runs"`
+	DestroyTimeout  time.Duration `key:"destroy_timeout" default:"60s" min:"1s" doc:"how long taking the power away may take"`
+	CallTimeout     time.Duration `key:"call_timeout" default:"30s" min:"100ms" doc:"how long one short call to the hypervisor may take"`
+	Interval        time.Duration `key:"interval" default:"500ms" min:"1ms" doc:"how often a guest that is waited for is looked at, beside each event"`
+	MaxRetry        int           `key:"max_retry" default:"2" min:"0" doc:"how often a start or a destroy that failed is tried again"`
+	RetryFirst      time.Duration `key:"retry_first" default:"1s" min:"1ms" doc:"the first pause between such tries; the next ones are longer"`
 }
 
 // VIF is the section vif.
@@ -132,7 +199,11 @@ type VIF struct {
 	PluggingTimeout time.Duration `key:"vif_plugging_timeout" default:"300s" min:"0s" nova:"vif_plugging_timeout" doc:"how long the ports of a guest may take until they are ready"`
 	PluggingFatal   bool          `key:"vif_plugging_is_fatal" default:"true" nova:"vif_plugging_is_fatal" doc:"whether a guest whose ports are not ready in time is given up"`
 	MaxRetry        int           `key:"max_retry" default:"30" min:"0" nova:"live_migration_retry_count" doc:"how often plugging one port is tried again"`
-	RetryInterval   time.Duration `key:"retry_interval" default:"1s" min:"1ms" doc:"the first wait between two tries; it grows up to ten times of it"`
+	RetryInterval   time.Duration `key:"retry_interval" default:"200ms" min:"1ms" doc:"the first pause between two tries; the next ones are longer"`
+	RetryLimit      time.Duration `key:"retry_limit" default:"5s" min:"1ms" doc:"and the longest one"`
+	TryTimeout      time.Duration `key:"try_timeout" default:"10s" min:"1ms" doc:"how long one try of one port, or one look, may take"`
+	UndoTimeout     time.Duration `key:"undo_timeout" default:"30s" min:"1ms" doc:"how long removing what a failed plug had made may take"`
+	Interval        time.Duration `key:"interval" default:"500ms" min:"1ms" doc:"how often ports that are waited for are looked at"`
 	Workers         int           `key:"workers" default:"8" min:"1" doc:"port updates that are worked on at a time"`
 }
 

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"math"
 	"reflect"
 	"strconv"
 	"strings"
@@ -33,6 +34,7 @@ const (
 	number
 	truth
 	duration
+	ratio
 )
 
 func (k kind) String() string {
@@ -43,12 +45,14 @@ func (k kind) String() string {
 		return "boolean"
 	case duration:
 		return "duration"
+	case ratio:
+		return "number"
 	case text:
 	}
 	return "string"
 }
 
-// Type is the option's type in words: string, integer, boolean or duration.
+// Type is the option's type in words: string, integer, number, boolean or duration.
 func (o Option) Type() string { return o.kind.String() }
 
 // Sections lists the sections in the order of the file.
@@ -92,6 +96,8 @@ func kindOf(t reflect.Type) kind {
 		return number
 	case t.Kind() == reflect.Bool:
 		return truth
+	case t.Kind() == reflect.Float64:
+		return ratio
 	default:
 		return text
 	}
@@ -114,6 +120,12 @@ func (o Option) parse(s string) (any, error) {
 		return b, nil
 	case duration:
 		return parseDuration(s)
+	case ratio:
+		v, err := strconv.ParseFloat(s, 64)
+		if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
+			return nil, fmt.Errorf("%q is not a number", s)
+		}
+		return v, nil
 	case text:
 	}
 	return s, nil
@@ -139,15 +151,12 @@ func (o Option) take(v any) (any, error) {
 			return o.parse(v)
 		}
 	case int64:
-		if o.kind == number {
-			return int(v), nil
-		}
-		if o.kind == duration {
-			return time.Duration(v) * time.Second, nil
+		if whole, ok := o.takeWhole(v); ok {
+			return whole, nil
 		}
 	case float64:
-		if o.kind == duration {
-			return time.Duration(v * float64(time.Second)), nil
+		if o.kind == duration || o.kind == ratio {
+			return o.parse(strconv.FormatFloat(v, 'g', -1, 64))
 		}
 	case bool:
 		if o.kind == truth {
@@ -155,6 +164,20 @@ func (o Option) take(v any) (any, error) {
 		}
 	}
 	return nil, fmt.Errorf("it is %s, want %s", tomlType(v), withArticle(o.kind.String()))
+}
+
+// takeWhole turns a whole number of the TOML file into the option's type.
+func (o Option) takeWhole(v int64) (any, bool) {
+	switch o.kind {
+	case number:
+		return int(v), true
+	case duration:
+		return time.Duration(v) * time.Second, true
+	case ratio:
+		return float64(v), true
+	case text, truth:
+	}
+	return nil, false
 }
 
 func tomlType(v any) string {
@@ -213,6 +236,9 @@ func less(a, b any) bool {
 		return ok && a < least
 	case time.Duration:
 		least, ok := b.(time.Duration)
+		return ok && a < least
+	case float64:
+		least, ok := b.(float64)
 		return ok && a < least
 	default:
 		return false

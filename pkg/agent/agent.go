@@ -28,6 +28,7 @@ type Config struct {
 	ReconcileInterval time.Duration // between two inventories; 10 min (nova's sync_power_state_interval)
 	ReviewInterval    time.Duration // between two looks at migrations of unknown outcome; 60 s
 	StartWait         time.Duration // how long tasks wait for the first inventory after a start; 10 s
+	BusWait           time.Duration // how long Start waits for a bus that went away after it was dialled; 60 s
 	StopTimeout       time.Duration // how long Stop waits for tasks to notice; 5 s
 	AckWait           time.Duration // the stream's redelivery time; 5 s
 	CastDefaultExpiry time.Duration // of casts that do not say; 24 h
@@ -55,7 +56,8 @@ type Config struct {
 	Reboot    reboot.Config
 }
 
-func (c Config) withDefaults() Config {
+// WithDefaults fills what was left open.
+func (c Config) WithDefaults() Config {
 	d := func(v *time.Duration, def time.Duration) {
 		if *v <= 0 {
 			*v = def
@@ -65,6 +67,7 @@ func (c Config) withDefaults() Config {
 	d(&c.ReconcileInterval, 10*time.Minute)
 	d(&c.ReviewInterval, time.Minute)
 	d(&c.StartWait, 10*time.Second)
+	d(&c.BusWait, 60*time.Second)
 	d(&c.StopTimeout, 5*time.Second)
 	d(&c.AckWait, 5*time.Second)
 	d(&c.CastDefaultExpiry, 24*time.Hour)
@@ -122,6 +125,7 @@ type Agent struct {
 
 	redelivered atomic.Int64 // casts that were read and had been delivered before
 	started     time.Time
+	taken       chan struct{}  // closed when the tasks of an earlier run are in their lanes
 	close       []func() error // undone in reverse by Stop
 }
 
@@ -137,8 +141,8 @@ type Ports struct {
 // New wires an agent. It does nothing yet.
 func New(cfg Config, p Ports) *Agent {
 	a := &Agent{
-		cfg: cfg.withDefaults(), hv: p.Hypervisor, bus: p.Bus, net: p.Network, store: p.Store,
-		views: newViewSet(), lanes: newLanes(), asides: newLanes(), endpoints: endpoints(), machine: machine{seen: make(chan struct{})},
+		cfg: cfg.WithDefaults(), hv: p.Hypervisor, bus: p.Bus, net: p.Network, store: p.Store,
+		views: newViewSet(), lanes: newLanes(), asides: newLanes(), taken: make(chan struct{}), endpoints: endpoints(), machine: machine{seen: make(chan struct{})},
 	}
 	a.progress = &progressBoard{views: a.views}
 	a.ledger = newLedger(a.cfg.Host, a.cfg.TasksKept, p.Store, a.views)

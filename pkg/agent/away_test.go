@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/compute-agent/compute-agent/pkg/agent"
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
@@ -168,5 +169,47 @@ func TestStartWithoutHypervisor(t *testing.T) {
 		n.machine.Reconnect()
 		r.done(req)
 		same(t, "vm_state", r.show("a", id).VMState, instance.VMPaused)
+	}, "a")
+}
+
+// The bus goes away while an agent starts: it waits for it, up to BusWait.
+func TestBusGoesDuringTheStart(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		n := r.nodes["a"]
+		id := r.build("a")
+		n.stop()
+		n.wrap = func(hv agent.Hypervisor) agent.Hypervisor { r.bus.Partition("a"); return hv } // it is dialled, and not yet started
+		heal := time.AfterFunc(30*time.Second, func() { r.bus.Heal("a") })
+		defer heal.Stop()
+		began := time.Now()
+		n.start()
+		if took := time.Since(began); took < 30*time.Second || took > 40*time.Second {
+			t.Errorf("the start took %v, want until the bus was back after 30 s", took)
+		}
+		r.done(r.cast("a", api.PauseInstance, about(id)))
+	}, "a")
+}
+
+// Half a deletion, left by a crash, is the deletion's to finish and no problem that
+// waits for a person.
+func TestHalfDoneIsNotAProblem(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		n := r.nodes["a"]
+		id := r.build("a")
+		n.machine.Faults().Add(fake.Fault{Method: "Undefine", Hang: true})
+		req := r.cast("a", api.TerminateInstance, about(id))
+		r.pass(time.Second)
+		n.crash()
+		n.machine.Faults().Clear()
+		d := n.machine.Open() // it had come so far that the domain is gone
+		if err := errors.Join(d.Undefine(r.ctx, id, true), d.Close()); err != nil {
+			t.Fatal(err)
+		}
+		n.start()
+		r.done(req)
+		var host api.HostView
+		if err := r.call("a", api.GetHostInfo, api.NoArgs{}, &host); err != nil || len(host.Problems) > 0 {
+			t.Errorf("the host's problems: %q, %v, want none", host.Problems, err)
+		}
 	}, "a")
 }

@@ -163,6 +163,7 @@ func (l *ledger) update(fn func(*change) error) func(*state.Tx) error {
 // events out.
 func (l *ledger) apply(c *change) {
 	l.mu.Lock()
+	instances, moving := len(l.instances), len(l.open)
 	for _, i := range c.puts {
 		l.instances[i.UUID] = *i
 	}
@@ -179,7 +180,22 @@ func (l *ledger) apply(c *change) {
 		l.setting = *c.set
 	}
 	l.countLocked(c)
+	if instances != len(l.instances) || moving != len(l.open) {
+		l.views.mark(rpc.Hosts, "")
+	}
 	l.mu.Unlock()
+	l.mark(c)
+	for _, fn := range c.then {
+		fn()
+	}
+	l.out.add(c.events)
+	if c.ended != 0 && l.ended.Add(int64(c.ended)) > int64(l.keep) {
+		signal(l.full)
+	}
+}
+
+// mark has the views of what a change touched written again.
+func (l *ledger) mark(c *change) {
 	for _, i := range c.puts {
 		l.views.mark(rpc.Instances, i.UUID)
 	}
@@ -188,13 +204,6 @@ func (l *ledger) apply(c *change) {
 	}
 	for _, r := range c.recs {
 		l.views.mark(rpc.Migrations, r.Migration.UUID)
-	}
-	for _, fn := range c.then {
-		fn()
-	}
-	l.out.add(c.events)
-	if c.ended != 0 && l.ended.Add(int64(c.ended)) > int64(l.keep) {
-		signal(l.full)
 	}
 }
 

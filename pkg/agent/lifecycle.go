@@ -54,12 +54,28 @@ func (a *Agent) open(ctx context.Context) error {
 	a.defers(a.hv.Subscribe(a.onEvent))
 	a.threads()
 	a.resumeArrivals(ctx)
-	stop, err := a.bus.Serve(a.base, a.serviceInfo(), a.serveCall)
+	stop, err := untilBack(ctx, a, func(context.Context) (func() error, error) {
+		return a.bus.Serve(a.base, a.serviceInfo(), a.serveCall)
+	})
 	if err != nil {
 		return err
 	}
 	a.close = append(a.close, stop)
 	return a.openCasts(ctx, tasks)
+}
+
+// untilBack asks the bus again while it is away, up to BusWait: its server may restart
+// while an agent starts.
+func untilBack[T any](ctx context.Context, a *Agent, ask func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.BusWait)
+	defer cancel()
+	return green.RetryCall(ctx, green.Retry{
+		Max: -1, First: a.cfg.RetryFirst, Limit: a.cfg.RetryLimit,
+		Retryable: func(err error) bool { return errors.Is(err, rpc.ErrAway) || errors.Is(err, fault.Timeout) },
+		OnRetry: func(_ int, err error, sleep time.Duration) {
+			logkit.From(ctx).Warn("the bus went away during the start, trying again", logkit.Err(err), logkit.Key("pause").Of(sleep))
+		},
+	}, ask)
 }
 
 // resumeArrivals takes up the guests that are to come, and those that have ended too:
@@ -77,13 +93,14 @@ func (a *Agent) resumeArrivals(ctx context.Context) {
 
 // openCasts takes up the tasks of an earlier run and begins to read new ones.
 func (a *Agent) openCasts(ctx context.Context, tasks []Task) error {
-	reader, err := a.bus.Casts(ctx, a.cfg.Host)
+	reader, err := untilBack(ctx, a, func(context.Context) (rpc.CastReader, error) { return a.bus.Casts(ctx, a.cfg.Host) })
 	if err != nil {
 		return err
 	}
 	a.close = append(a.close, reader.Close)
 	first := a.lanes.shut()
 	a.takeUp(tasks)
+	close(a.taken)
 	a.views.renew()
 	n, err := reader.Unacked(ctx) // before reading: what is read now is not missing
 	missing := n > 0 || err != nil && !errors.Is(err, fault.NotFound)

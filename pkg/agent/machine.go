@@ -62,7 +62,11 @@ func (a *Agent) onEvent(e virt.Event) {
 // look handles what onEvent noted; the empty domain stands for the hypervisor.
 func (a *Agent) look(ctx context.Context, id string, e virt.Event) error {
 	if id != "" {
-		return a.restate(ctx, id, e)
+		err := a.restate(ctx, id, e)
+		if err != nil { // the journal takes nothing: what was seen must not be lost
+			a.lookLater(id)
+		}
+		return err
 	}
 	if e.Kind == virt.EventConnected {
 		return a.takeInventory(ctx)
@@ -153,6 +157,11 @@ func (a *Agent) follow(ctx context.Context, id string, e virt.Event, power insta
 // inventory the host has no room for anybody. A connection that is lost meanwhile is
 // followed by a new one.
 func (a *Agent) takeInventory(ctx context.Context) error {
+	select {
+	case <-a.taken: // before, what a task of an earlier run left half done looks like a defect
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	retry := green.Retry{
 		Max: -1, First: a.cfg.RetryFirst, Limit: a.cfg.RetryLimit,
 		OnRetry: func(try int, err error, _ time.Duration) {
@@ -178,6 +187,9 @@ func (a *Agent) reconcile(ctx context.Context) error {
 	}
 	repairs := reconcile.Diff(a.ledger.all(), domains, a.heldIDs())
 	var problems []string
+	if aside := a.store.SetAside(); aside != "" {
+		problems = append(problems, "the journal was damaged and is set aside as "+aside+"; what was accepted and not done is not known any more")
+	}
 	foreign := 0
 	for _, d := range domains {
 		if !d.Owned {
@@ -241,7 +253,8 @@ func (a *Agent) repair(ctx context.Context, r reconcile.Repair) {
 		err = a.rewire(ctx, r.Instance)
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {
-		log.Error("the instance was not repaired", logkit.Err(err))
+		log.Error("the instance was not repaired yet", logkit.Err(err))
+		a.lookLater(r.Instance)
 	}
 }
 

@@ -2,6 +2,8 @@ package agent_test
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -218,5 +220,60 @@ func TestDowngrade(t *testing.T) {
 		})
 		_ = s.Close()
 		n.start()
+	}, "a")
+}
+
+// What a host has is seen at once, not with the next report.
+func TestHostViewFollows(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		r.pass(100 * time.Millisecond) // off the beat of 10 s
+		count := func() int {
+			t.Helper()
+			e, err := r.ctl.Get(r.ctx, rpc.Hosts, []string{"a"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var v api.HostView
+			if err := json.Unmarshal(e.Value, &v); err != nil {
+				t.Fatal(err)
+			}
+			return v.Resources.Instances
+		}
+		id := r.build("a")
+		r.pass(time.Second)
+		if n := count(); n != 1 {
+			t.Errorf("%d instances a second after one was built", n)
+		}
+		r.done(r.cast("a", api.TerminateInstance, about(id)))
+		r.pass(time.Second)
+		if n := count(); n != 0 {
+			t.Errorf("%d instances a second after the only one was removed", n)
+		}
+	}, "a")
+}
+
+// A damaged journal is set aside and said among the host's problems; the guest, of
+// which nothing is known now, is left alone and listed.
+func TestDamagedJournal(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		n, id := r.nodes["a"], r.build("a")
+		n.stop()
+		path := filepath.Join(n.dir, state.FileName)
+		if err := os.Truncate(path, 10_000); err != nil {
+			t.Fatal(err)
+		}
+		n.start()
+		r.pass(time.Second)
+		var host api.HostView
+		if err := r.call("a", api.GetHostInfo, api.NoArgs{}, &host); err != nil {
+			t.Fatal(err)
+		}
+		problems := strings.Join(host.Problems, "\n")
+		if !strings.Contains(problems, "journal was damaged and is set aside as "+path+".damaged-") || !strings.Contains(problems, id) {
+			t.Errorf("the host's problems:\n%s", problems)
+		}
+		same(t, "stops of the guest", n.machine.Counts(id).Stops, 0)
+		again := r.build("a") // and it works
+		r.done(r.cast("a", api.PauseInstance, about(again)))
 	}, "a")
 }

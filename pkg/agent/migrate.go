@@ -191,6 +191,9 @@ func (a *Agent) checkOutgoing(ctx context.Context, args any) (any, error) {
 	return api.CheckResult{Reasons: append([]string{}, reasons...)}, nil
 }
 
+// SlotsLeft tells how many migrations may begin to leave and to arrive at this moment.
+func (a *Agent) SlotsLeft() (out, in int) { return a.source.SlotsLeft(), a.dest.SlotsLeft() }
+
 func alreadyHere(method, dest string) error {
 	return fault.Newf(fault.InvalidArgument, method, dest, "the instance is on %s already", dest).
 		WithHint("name another host: compute-agent host list")

@@ -304,3 +304,32 @@ func TestForgetting(t *testing.T) {
 		same(t, "one that ended 25 h ago has a new life", reborn(old[39]), true)
 	}, "a")
 }
+
+// A cast that says nothing of its expiry is refused when it is read after
+// cast_default_expiry, counted from when it was sent; one that says more is not.
+func TestDefaultExpiry(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		n := r.nodes["a"]
+		n.stop()
+		n.cfg.TaskRetention = 7 * 24 * time.Hour
+		n.start()
+		id := r.build("a")
+		n.stop()
+		late := r.cast("a", api.PauseInstance, about(id))
+		patient := r.message(instance.NewUUID(), api.PauseInstance, about(id))
+		patient.Expires = time.Now().Add(48 * time.Hour)
+		if err := r.ctl.Cast(r.ctx, "a", patient); err != nil {
+			t.Fatal(err)
+		}
+		r.pass(23*time.Hour + 50*time.Minute)
+		inTime := r.cast("a", api.SuspendInstance, about(id))
+		r.pass(20 * time.Minute)
+		n.start()
+		r.done(inTime)
+		r.done(patient.RequestID)
+		if e := r.faultOf(late, api.TaskRefused, fault.Expired); e.Hint == "" {
+			t.Errorf("the refusal has no hint: %v", e)
+		}
+		same(t, "pauses", n.machine.Counts(id).Pauses, 1)
+	}, "a")
+}

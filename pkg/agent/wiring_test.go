@@ -65,3 +65,20 @@ func TestPortsAreMadeAgainAfterTheTask(t *testing.T) {
 		same(t, "vm_state", r.show("a", id).VMState, instance.VMActive)
 	}, "a")
 }
+
+// What the hypervisor tells while the journal can't be written is written down later.
+func TestChangeIsSeenWhileTheDiskIsFull(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		id, n := r.build("a"), r.nodes["a"]
+		full := errors.New("no space left on device")
+		n.trouble.Store(&full)
+		if err := n.machine.Crash(id); err != nil {
+			t.Fatal(err)
+		}
+		r.pass(time.Minute)
+		same(t, "vm_state", r.show("a", id).VMState, instance.VMActive)
+		n.trouble.Store(nil)
+		r.pass(10 * time.Second)
+		same(t, "vm_state", r.show("a", id).VMState, instance.VMStopped)
+	}, "a")
+}

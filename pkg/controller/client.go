@@ -50,8 +50,12 @@ type Options struct {
 	AcceptTimeout   time.Duration // Task.Wait and Task.Accepted give up on a cast that nobody accepts; default 60 s
 	TaskTimeout     time.Duration // Task.Wait gives up on an accepted cast; default 24 h, as long as events are kept
 	CastExpiry      time.Duration // a cast read later is refused; default 0: the agent's cast_default_expiry
-	BusPatience     time.Duration // a look into views or events is repeated so long while the bus reconnects or elects a leader; default 15 s
+	BusPatience     time.Duration // a look into views or events is repeated so long while the bus reconnects or elects a leader; default 45 s, nats-server 2.9 on a busy machine takes up to 30
 	Force           bool          // cast without looking whether the host exists and reports
+	// Heartbeat has agents say so often (100 ms to 1 h) that they are still at a call. A call
+	// may then take as long as TaskTimeout, and is given up as unavailable when nothing is
+	// heard for twice as long as Heartbeat. Default 0: one reply and nothing else.
+	Heartbeat time.Duration
 
 	// Resolved is told which instance a name stood for: errors of agents speak of UUIDs,
 	// and who typed a name wants to read it.
@@ -68,7 +72,7 @@ func (o Options) withDefaults() Options {
 		{&o.ResendInterval, 5 * time.Second},
 		{&o.AcceptTimeout, 60 * time.Second},
 		{&o.TaskTimeout, 24 * time.Hour},
-		{&o.BusPatience, 15 * time.Second},
+		{&o.BusPatience, 45 * time.Second},
 	} {
 		if *d.field <= 0 {
 			*d.field = d.value
@@ -108,7 +112,11 @@ func (c *Client) Call(ctx context.Context, host, method string, args, reply any)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := c.bounded(ctx)
+	limit := c.opts.CallTimeout
+	if m.Heartbeat = c.opts.Heartbeat; m.Heartbeat > 0 {
+		limit = c.opts.TaskTimeout
+	}
+	ctx, cancel := within(ctx, limit)
 	defer cancel()
 	if deadline, ok := ctx.Deadline(); ok {
 		m.Expires = deadline
@@ -162,10 +170,14 @@ func isSilent(err error) bool { return isAway(err) || errors.Is(err, fault.Timeo
 
 // bounded gives ctx a deadline if it has none.
 func (c *Client) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return within(ctx, c.opts.CallTimeout)
+}
+
+func within(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return context.WithCancel(ctx)
 	}
-	return context.WithTimeout(ctx, c.opts.CallTimeout)
+	return context.WithTimeout(ctx, limit)
 }
 
 // message checks args by their own rules and makes the request of them.

@@ -17,7 +17,8 @@ type AdaptiveConfig struct {
 	StallMargin    float64       // a minimum counts when it is lower by this part; 0.04
 }
 
-func (c AdaptiveConfig) withDefaults() AdaptiveConfig {
+// WithDefaults fills what was left open.
+func (c AdaptiveConfig) WithDefaults() AdaptiveConfig {
 	c.DowntimeFirst = or(c.DowntimeFirst, 300*time.Millisecond)
 	c.DowntimeStep = or(c.DowntimeStep, 150*time.Millisecond)
 	c.DowntimeLimit = or(c.DowntimeLimit, 1050*time.Millisecond)

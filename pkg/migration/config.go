@@ -71,8 +71,8 @@ func or[T comparable](v, fallback T) T {
 	return v
 }
 
-// withDefaults fills what was left open.
-func (c Config) withDefaults() Config {
+// WithDefaults fills what was left open.
+func (c Config) WithDefaults() Config {
 	c.OutboundSlots = or(c.OutboundSlots, 2)
 	c.InboundSlots = or(c.InboundSlots, 2)
 	c.CheckTimeout = or(c.CheckTimeout, 60*time.Second)
@@ -98,6 +98,6 @@ func (c Config) withDefaults() Config {
 	c.Downtime.Steps = or(c.Downtime.Steps, 10)
 	c.Downtime.DelayPerGB = or(c.Downtime.DelayPerGB, 75*time.Second)
 	c.CompletionTimeout = or(c.CompletionTimeout, 800*time.Second)
-	c.Adaptive = c.Adaptive.withDefaults()
+	c.Adaptive = c.Adaptive.WithDefaults()
 	return c
 }

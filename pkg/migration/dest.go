@@ -37,7 +37,7 @@ type Dest struct {
 
 // NewDest makes a Dest; Start makes it listen.
 func NewDest(cfg Config, ports DestPorts) *Dest {
-	cfg = cfg.withDefaults()
+	cfg = cfg.WithDefaults()
 	return &Dest{
 		cfg: cfg, ports: ports, slots: newSlots(cfg.InboundSlots),
 		arrivals: map[string]*arrival{}, expected: map[string]*arrival{},
@@ -158,6 +158,9 @@ func (d *Dest) forget(a *arrival) {
 		delete(d.arrivals, a.id)
 	}
 }
+
+// SlotsLeft tells how many inbound slots are free, as [Source.SlotsLeft] does.
+func (d *Dest) SlotsLeft() int { return d.slots.left() }
 
 // Active tells how many guests are expected here.
 func (d *Dest) Active() int {

@@ -37,6 +37,8 @@
 //	perform    abort the job, until none is left
 //	prepare    rollback_live_migration_at_destination        ⇒   unplug ─ files ─ unclaim; remembered, so that
 //	           again until it is answered                        a late pre_live_migration is refused
+//	           conflict, the guest runs there: the facts are judged again; silence after
+//	           the switch-over: unknown
 //	check      let the guest go on if it stands still, once
 //	           the destination has answered that it never ran there
 //	queue      give the slot back

@@ -222,7 +222,7 @@ func (r *run) settle(ctx context.Context, w *worker) (v Verdict, running bool, e
 		}
 		var why error
 		facts, why = r.destFacts(ctx, facts)
-		v := Outcome(facts)
+		v := r.judge(facts)
 		if v != VerdictUnknown {
 			return v, false, nil
 		}
@@ -254,13 +254,21 @@ func (r *run) sourceFacts(ctx context.Context, w *worker) (running bool, f Facts
 		f.Job = j.Type
 	case w != nil && w.succeeded():
 		f.Job = JobCompleted
-	case r.abortAsked():
-		f.Job = JobCancelled
 	}
 	if f.Job == JobFailed && r.abortAsked() {
 		f.Job = JobCancelled
 	}
 	return false, f
+}
+
+// judge is Outcome, and calls a failure by the name of the abort that was asked for. That
+// alone is no fact about the job: it may have been over when the abort came.
+func (r *run) judge(f Facts) Verdict {
+	v := Outcome(f)
+	if v == VerdictFailed && r.abortAsked() {
+		return VerdictCancelled
+	}
+	return v
 }
 
 // destFacts adds what the destination sees.

@@ -154,3 +154,27 @@ func TestGuestThatCameBackIsNoLeftover(t *testing.T) {
 		})
 	}
 }
+
+// A guest that its policy paused stands still on both hosts when the reply of the finishing
+// step is lost. An abort that comes when the job is over, after a restart, cancels nothing:
+// the guest has arrived.
+func TestAbortAfterTheJobIsNoFact(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, faults("a", fake.Fault{Method: fake.PointFinish, After: true, Err: fault.New(fault.Unavailable, "", "", "gone")}))
+		defer w.close()
+		inst := w.guest("a", busy)
+		w.migrate(inst, api.MigrateArgs{BandwidthMiB: 100, Policy: "pause_now"})
+		w.reach("a", migration.PhasePerform)
+		w.sites["a"].crash()
+		<-time.After(5 * time.Minute) // the job ends without a witness
+		w.sites["a"].start()
+		<-time.After(100 * time.Millisecond) // before its second look at the job
+		if err := w.sites["a"].living().source.Abort(w.ctx, inst.UUID, ""); err != nil {
+			t.Fatal(err)
+		}
+		if m := w.ended("a", migrationID); m.Status != instance.MigrationCompleted {
+			t.Errorf("it ended as %s (%v), want completed", m.Status, m.Fault)
+		}
+		w.check(inst, "b")
+	})
+}

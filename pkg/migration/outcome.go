@@ -103,7 +103,9 @@ type Facts struct {
 //   - a job that still runs has no outcome;
 //   - memory that was split by post-copy and not healed proves nothing;
 //   - a source that runs proves that the guest stayed, unless anything says that it
-//     arrived too: then it runs twice, and nobody but a person may choose;
+//     arrived too: then it runs twice, and the older copy is stopped when the destination
+//     owns the guest (fence), else a person chooses. A destination that said nothing is
+//     asked again before such a verdict counts (rollback);
 //   - a destination that runs the guest, or has committed, has it;
 //   - a destination where it only lies paused, for a reason of its own, has finished
 //     the arrival: it has the guest unless the job is known to have failed;

@@ -22,7 +22,7 @@ func (s *Source) Look(ctx context.Context, rec Record) (Facts, Verdict, error) {
 	if running {
 		return facts, VerdictUnknown, nil
 	}
-	return facts, Outcome(facts), nil
+	return facts, r.judge(facts), nil
 }
 
 // Fence stops the older copy of a guest of a frozen migration that runs on both hosts,

@@ -192,10 +192,23 @@ func (r *run) conduct(ctx context.Context, accepted bool) (instance.Migration, e
 			WithHint("start the migration again"))
 	case from == PhaseAccept && accepted, from == PhaseCheck:
 		from = PhaseQueue // after a restart from check too: the slot went with it
+	case from == PhasePerform && rec.PausedByUs:
+		r.recallPause(ctx)
 	}
 	logkit.From(ctx).Info("live migration begins", logkit.Phase.Of(string(from)))
 	reached, err := walk(ctx, r, sourceTable(), from)
 	return r.conclude(ctx, reached, err)
+}
+
+// recallPause takes the mark of a pause back that was journaled and not done before the
+// agent died: the guest runs here. With the mark no policy would pause it again.
+func (r *run) recallPause(ctx context.Context) {
+	d, err := r.look(ctx)
+	if err != nil || d.State != virt.Running {
+		return
+	}
+	logkit.From(ctx).Warn("the guest was to be paused before the restart, and runs")
+	r.note(func(rec *Record) { rec.PausedByUs, rec.Migration.Mode = false, instance.ModePreCopy })
 }
 
 // conclude ends a walk that went forward.

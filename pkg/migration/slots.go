@@ -88,11 +88,16 @@ func (s *slots) release() {
 	*line = (*line)[1:]
 }
 
-// available tells how many slots are free.
-func (s *slots) available() int {
+// left tells how many slots are free, or, below zero, how many too many are taken.
+func (s *slots) left() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return max(s.free, 0)
+	return s.free
+}
+
+// available tells how many slots are free.
+func (s *slots) available() int {
+	return max(s.left(), 0)
 }
 
 func (s *slots) lineLocked(drain bool) *[]chan struct{} {

@@ -34,7 +34,7 @@ type Source struct {
 
 // NewSource makes a Source. It subscribes to the hypervisor's events; Close ends that.
 func NewSource(cfg Config, ports SourcePorts) *Source {
-	cfg = cfg.withDefaults()
+	cfg = cfg.WithDefaults()
 	s := &Source{cfg: cfg, ports: ports, slots: newSlots(cfg.OutboundSlots), budget: newBudget(cfg.BudgetMiB), runs: map[string]*run{}}
 	s.cancel = ports.Hypervisor.Subscribe(s.hear)
 	return s
@@ -212,6 +212,10 @@ func (s *Source) find(method, instanceID, migrationID string) (*run, error) {
 	}
 	return r, nil
 }
+
+// SlotsLeft tells how many outbound slots are free; below zero: more migrations that ran
+// already were taken up than there are slots.
+func (s *Source) SlotsLeft() int { return s.slots.left() }
 
 // Active tells how many migrations are on their way out of this host, those that
 // wait included.

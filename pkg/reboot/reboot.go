@@ -62,11 +62,11 @@ type Rebooter struct {
 
 // New makes a Rebooter on a hypervisor and the host's ports.
 func New(cfg Config, h Hypervisor, p Plugger) *Rebooter {
-	return &Rebooter{cfg: cfg.withDefaults(), machine: h, plugger: p}
+	return &Rebooter{cfg: cfg.WithDefaults(), machine: h, plugger: p}
 }
 
-// withDefaults fills what was left open.
-func (c Config) withDefaults() Config {
+// WithDefaults fills what was left open.
+func (c Config) WithDefaults() Config {
 	if c.Methods == nil {
 		c.Methods = []virt.ShutdownMethod{virt.ShutdownACPI, virt.ShutdownAgent}
 	}

@@ -63,8 +63,8 @@ type Config struct {
 	OnError func(error)
 }
 
-// withDefaults fills in what is unset.
-func (c Config) withDefaults() Config {
+// WithDefaults fills what was left open.
+func (c Config) WithDefaults() Config {
 	if len(c.URLs) == 0 {
 		c.URLs = []string{DefaultURL}
 	}
@@ -101,7 +101,7 @@ func (c Config) validate() error {
 		return fault.Newf(fault.InvalidArgument, "rpc", option, format, args...)
 	}
 	if !regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`).MatchString(c.Prefix) {
-		return bad("prefix", "%q is not 1 to 32 letters, digits, _ and -", clip(c.Prefix))
+		return bad("prefix", "%s is not 1 to 32 letters, digits, _ and -", quoted(c.Prefix))
 	}
 	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
 		return bad("tls", "a certificate file needs a key file, and a key file a certificate file")

@@ -286,7 +286,7 @@ func decodeCast(n names, subject string, h header, body []byte) Delivery {
 	}
 	m, bad := decodeMessage(method, h, body, true)
 	if id := headerGet(h, headerMsgID); bad == nil && id != "" && id != msgID(host, m.RequestID) {
-		bad = fault.Newf(fault.Unauthorized, method, host, "%s is %q, want %q: the cast was meant for another host", headerMsgID, clip(id), msgID(host, m.RequestID))
+		bad = fault.Newf(fault.Unauthorized, method, host, "%s is %s, want %q: the cast was meant for another host", headerMsgID, quoted(id), msgID(host, m.RequestID))
 		m.RequestID = "" // it belongs to the cast that this one repeats
 	}
 	return Delivery{Message: m, Malformed: bad}

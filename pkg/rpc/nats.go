@@ -39,7 +39,7 @@ var _ Transport = (*natsConn)(nil)
 // ConnectTimeout; once it has succeeded the connection is re-established for as
 // long as the process runs, with growing, jittered pauses.
 func Dial(ctx context.Context, cfg Config) (Transport, error) {
-	cfg = cfg.withDefaults()
+	cfg = cfg.WithDefaults()
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}

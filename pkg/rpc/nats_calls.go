@@ -189,7 +189,7 @@ func (s *natsService) take(req micro.Request) {
 	subject, to := req.Subject(), req.Reply()
 	method := subject[s.prefix:]
 	if !strings.HasPrefix(to, defaultInbox) {
-		s.conn.cfg.OnError(fault.Newf(fault.Unauthorized, clip(method), s.info.Host, "a message that names no inbox (%q) was dropped: it is no call", clip(to)))
+		s.conn.cfg.OnError(fault.Newf(fault.Unauthorized, clip(method), s.info.Host, "a message that names no inbox (%s) was dropped: it is no call", quoted(to)))
 		return
 	}
 	if method == methodInfo {

@@ -60,7 +60,7 @@ func Permissions(prefix string, role Role, host string, peerMethods ...string) (
 	case RoleController:
 		return controllerRights(names{prefix}), nil
 	}
-	return Rights{}, fault.Newf(fault.InvalidArgument, "permissions", "role", "%q is neither %s nor %s", clip(string(role)), RoleHost, RoleController)
+	return Rights{}, fault.Newf(fault.InvalidArgument, "permissions", "role", "%s is neither %s nor %s", quoted(string(role)), RoleHost, RoleController)
 }
 
 // InboxOf is where a host's replies come; its credential is limited to it.

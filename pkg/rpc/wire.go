@@ -82,7 +82,7 @@ func (n names) subjectTokens(class, subject string) (host string, rest []string,
 // [A-Za-z0-9_-].
 func checkToken(what, s string) *fault.Error {
 	if s == "" || !isToken(s) || len(s) > maxHeaderValue {
-		return fault.Newf(fault.InvalidArgument, "", what, "%q is not a word of letters, digits, _ and -", clip(s))
+		return fault.Newf(fault.InvalidArgument, "", what, "%s is not a word of letters, digits, _ and -", quoted(s))
 	}
 	return nil
 }
@@ -160,7 +160,7 @@ func decodeHeartbeat(v string) (time.Duration, *fault.Error) {
 	}
 	d, err := time.ParseDuration(v)
 	if err != nil {
-		return 0, fault.Newf(fault.InvalidArgument, "", headerHeartbeat, "%q is not a duration such as 5s", clip(v))
+		return 0, fault.Newf(fault.InvalidArgument, "", headerHeartbeat, "%s is not a duration such as 5s", quoted(v))
 	}
 	return d, checkHeartbeat(d)
 }
@@ -188,7 +188,7 @@ func decodeMessage(method string, h header, body []byte, needID bool) (Message, 
 	if v := headerGet(h, headerExpires); v != "" {
 		at, err := time.Parse(time.RFC3339, v)
 		if err != nil {
-			bad = fault.Newf(fault.InvalidArgument, "", headerExpires, "%q is not a time in RFC 3339", clip(v))
+			bad = fault.Newf(fault.InvalidArgument, "", headerExpires, "%s is not a time in RFC 3339", quoted(v))
 		}
 		m.Expires = at
 	}
@@ -261,7 +261,17 @@ func oneLine(s string) string {
 	return strings.TrimSpace(clip(s))
 }
 
-// clip shortens what is quoted in a message.
+// quoted is a text of others as a message quotes it: no longer than a header, whatever
+// is in it.
+func quoted(s string) string {
+	q := strconv.Quote(s)
+	if len(q) > maxHeaderValue {
+		return strings.ToValidUTF8(q[:maxHeaderValue-4], "") + `..."`
+	}
+	return q
+}
+
+// clip shortens what goes into a header.
 func clip(s string) string {
 	if len(s) > maxHeaderValue {
 		return strings.ToValidUTF8(s[:maxHeaderValue-3], "") + "..."

@@ -214,6 +214,15 @@ func (h *Host) Status() string {
 	return h.node.Agent.Status()
 }
 
+// SlotsLeft tells how many migrations may begin to leave and to arrive here; 0 when the
+// agent is stopped.
+func (h *Host) SlotsLeft() (out, in int) {
+	if h.node == nil {
+		return 0, 0
+	}
+	return h.node.Agent.SlotsLeft()
+}
+
 // Names makes n host names: base-1 … base-n; base alone for one.
 func Names(base string, n int) []string {
 	if n <= 1 {

@@ -17,12 +17,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/green"
@@ -42,6 +40,12 @@ var ErrCommit = errors.New("the journal can't be written")
 type Options struct {
 	// LockTimeout bounds the wait for another process that has the file open. Default 1 s.
 	LockTimeout time.Duration
+	// CompactAbove is how long, in bytes, a file must be to be made shorter by Open, when
+	// more than half of it is free. Default 64 MiB; negative: never.
+	CompactAbove int64
+	// CompactTimeout bounds that; a file that takes longer stays as it is until the next
+	// Open. Default 30 s.
+	CompactTimeout time.Duration
 	// MaxBatch is the largest number of updates in one transaction. Default 256: enough
 	// for the fsync to be a small part, few enough for an urgent update not to wait long.
 	MaxBatch int
@@ -54,11 +58,22 @@ type Options struct {
 	// with: what was written stays, as in a process that died at that moment. It must not
 	// use the store.
 	Written func() error
+	// Compacting, for simulations of a crash, is asked between the steps of a compaction:
+	// copied, synced, renamed. Its error is Open's, and the files are left as they are, as by a
+	// process that died at that moment.
+	Compacting func(step string) error
 }
 
-func (o Options) withDefaults() Options {
+// WithDefaults fills what was left open.
+func (o Options) WithDefaults() Options {
 	if o.LockTimeout <= 0 {
 		o.LockTimeout = time.Second
+	}
+	if o.CompactAbove == 0 {
+		o.CompactAbove = 64 << 20
+	}
+	if o.CompactTimeout <= 0 {
+		o.CompactTimeout = 30 * time.Second
 	}
 	if o.MaxBatch <= 0 {
 		o.MaxBatch = 256
@@ -68,6 +83,8 @@ func (o Options) withDefaults() Options {
 
 // Store is an open journal. Its methods may be called from any goroutine.
 type Store struct {
+	path   string
+	aside  string // where Open put a damaged file
 	db     *bbolt.DB
 	queue  chan *update
 	urgent chan *update // goes before what is in queue
@@ -83,38 +100,6 @@ type Store struct {
 type update struct {
 	fn   func(*Tx) error
 	done chan error
-}
-
-// Open opens or makes the journal in dir. A file that another process holds is a
-// conflict; a damaged one is refused and left as it is, for a person to look at.
-func Open(ctx context.Context, dir string, o Options) (*Store, error) {
-	o = o.withDefaults()
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return nil, fault.WrapAs(fault.Internal, err, "open journal", dir)
-	}
-	path := filepath.Join(dir, FileName)
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout: o.LockTimeout, NoSync: o.NoSync, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType,
-	})
-	if err != nil {
-		return nil, openFault(path, err)
-	}
-	s := &Store{db: db, queue: make(chan *update, o.MaxBatch), urgent: make(chan *update, 1), stop: make(chan struct{}), batch: o.MaxBatch, trouble: o.Trouble, written: o.Written}
-	s.writer = green.Spawn(context.WithoutCancel(ctx), s.write)
-	return s, nil
-}
-
-func openFault(path string, err error) error {
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return fault.New(fault.Conflict, "open journal", path, "another process has it open").
-			WithHint("is an agent with the same state directory running? stop it, or set another --state-dir")
-	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
-		return fault.New(fault.Internal, "open journal", path, "the file is damaged").Because(err).
-			WithHint("nothing was changed; move the file aside to start with an empty journal: running guests are found again from the hypervisor")
-	default:
-		return fault.WrapAs(fault.Internal, err, "open journal", path)
-	}
 }
 
 // Close waits for the updates that were taken, then closes the file. Updates that
@@ -291,7 +276,7 @@ func commitFault(err error) error {
 	if err == nil {
 		return nil
 	}
-	f := fault.New(fault.Unavailable, "journal", "", "").Because(errors.Join(ErrCommit, err))
+	f := fault.New(fault.Unavailable, "journal", "", "").Because(fmt.Errorf("%w: %w", ErrCommit, err))
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return f.WithHint("the disk of the state directory is full; nothing was lost, work goes on when there is room")
 	}
@@ -303,7 +288,7 @@ func (s *Store) Waiting() int { return len(s.queue) + len(s.urgent) }
 
 // Size is the journal's length in bytes.
 func (s *Store) Size() int64 {
-	info, err := os.Stat(s.db.Path())
+	info, err := os.Stat(s.path)
 	if err != nil {
 		return 0
 	}
@@ -311,7 +296,11 @@ func (s *Store) Size() int64 {
 }
 
 // Path is the journal's file.
-func (s *Store) Path() string { return s.db.Path() }
+func (s *Store) Path() string { return s.path }
+
+// SetAside is where Open put a damaged journal, to begin with an empty one; empty
+// when there was none.
+func (s *Store) SetAside() string { return s.aside }
 
 // String names the store in logs.
-func (s *Store) String() string { return fmt.Sprintf("journal %s", s.db.Path()) }
+func (s *Store) String() string { return "journal " + s.path }

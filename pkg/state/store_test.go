@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -172,22 +171,6 @@ func TestSecondProcessIsRefused(t *testing.T) {
 	_, err := state.Open(t.Context(), dir, state.Options{LockTimeout: 1})
 	if !errors.Is(err, fault.Conflict) || fault.HintOf(err) == "" {
 		t.Errorf("a second Open = %v, want a conflict with a hint", err)
-	}
-}
-
-func TestDamagedFileIsRefusedAndKept(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, state.FileName)
-	garbage := []byte(strings.Repeat("not a journal ", 1000))
-	if err := os.WriteFile(path, garbage, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	_, err := state.Open(t.Context(), dir, state.Options{})
-	if err == nil || !strings.Contains(err.Error(), "damaged") {
-		t.Errorf("Open = %v, want: damaged", err)
-	}
-	if kept, rerr := os.ReadFile(path); rerr != nil || string(kept) != string(garbage) {
-		t.Error("the damaged file was changed")
 	}
 }
 

@@ -25,7 +25,8 @@ type Config struct {
 	OnChange func(instanceID string, s instance.PortStatus)
 }
 
-func (c Config) withDefaults() Config {
+// WithDefaults fills what was left open.
+func (c Config) WithDefaults() Config {
 	c.MaxRetry = max(or(c.MaxRetry, 30), 0)
 	c.RetryFirst = or(c.RetryFirst, 200*time.Millisecond)
 	c.RetryLimit = or(c.RetryLimit, 5*time.Second)
@@ -81,7 +82,7 @@ type entry struct {
 
 // New makes a Manager on a network. It does nothing before it is asked.
 func New(cfg Config, n Network) *Manager {
-	return &Manager{cfg: cfg.withDefaults(), net: n, ports: map[string]*entry{}, waiters: map[chan struct{}]bool{}}
+	return &Manager{cfg: cfg.WithDefaults(), net: n, ports: map[string]*entry{}, waiters: map[chan struct{}]bool{}}
 }
 
 // Status tells how the ports are wired here, from memory: it never waits.

@@ -130,9 +130,14 @@ func (s *scenario) play(t testing.TB, ctx context.Context, set setup) tally {
 		s.trouble(r)
 	}
 	s.asks(r)
+	eyes, shut := context.WithCancel(r.ctx)
+	if !s.w.twins {
+		r.jobs.Go(func() { r.watch(eyes) })
+	}
 	pass(s.span)
 	r.plan.Wait()
 	r.whole()
+	shut()
 	r.settle()
 	pass(15 * time.Second) // an agent tries again what failed at its start within 5 s
 	s.probe(r)

@@ -299,12 +299,8 @@ func (r *rig) settle() {
 	for _, q := range r.unheard() {
 		r.t.Errorf("request %s (%s of %s at %s) has no outcome: %+v", q.message.RequestID, q.message.Method, q.instance, q.host, r.outcome(q.message.RequestID))
 	}
-	for _, name := range r.names {
-		for _, m := range r.migrations(name) {
-			if !m.Status.Ended() {
-				r.t.Errorf("%s: migration %s has not ended: %s, phase %s, %s to %s, fault %v", name, m.UUID, m.Status, m.Phase, m.Source, m.Dest, m.Fault)
-			}
-		}
+	for _, m := range r.open() {
+		r.t.Errorf("migration %s has not ended: %s, phase %s, %s to %s, fault %v", m.UUID, m.Status, m.Phase, m.Source, m.Dest, m.Fault)
 	}
 }
 
@@ -321,17 +317,29 @@ func (r *rig) unheard() []*request {
 	return open
 }
 
-// still reports whether no migration is under way. One of unknown outcome is, as long as
-// looking again may make it known.
-func (r *rig) still() bool {
+// still reports whether no migration is under way.
+func (r *rig) still() bool { return len(r.open()) == 0 }
+
+// open gives the migrations that are under way, as either host shows them. One of unknown
+// outcome is, for looking again may make it known; but not when the run itself split the
+// guest's memory: then it waits for people, on both hosts.
+func (r *rig) open() (open []instance.Migration) {
+	var all []instance.Migration
+	waits := map[string]bool{}
 	for _, name := range r.names {
 		for _, m := range r.migrations(name) {
-			if !m.Status.Ended() || m.Status == instance.MigrationError && !r.broken[m.Instance] {
-				return false
+			all = append(all, m)
+			if m.Status == instance.MigrationError && r.broken[m.Instance] {
+				waits[m.UUID] = true
 			}
 		}
 	}
-	return true
+	for _, m := range all {
+		if (!m.Status.Ended() || m.Status == instance.MigrationError) && !waits[m.UUID] {
+			open = append(open, m)
+		}
+	}
+	return open
 }
 
 func (r *rig) migrations(host string) []instance.Migration {

@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -73,7 +74,7 @@ func decodeFault(method string, body []byte, err error) error {
 		if field == "" {
 			field = "the body"
 		}
-		return fault.Newf(fault.InvalidArgument, method, field, "%s is a %s, want %s", field, wrong.Value, wrong.Type).
+		return fault.Newf(fault.InvalidArgument, method, field, "%s is %s, want %s", field, gotten(wrong.Value), wanted(wrong.Type)).
 			WithHint("see docs/rpc.md for the arguments of %s", method)
 	}
 	var first json.RawMessage
@@ -81,4 +82,37 @@ func decodeFault(method string, body []byte, err error) error {
 		return fault.New(fault.InvalidArgument, method, "", "the body holds more than one JSON object")
 	}
 	return fault.New(fault.InvalidArgument, method, "", "the body is not a JSON object").Because(err)
+}
+
+// gotten says what encoding/json found, with its article. A number comes with its
+// digits when it does not fit.
+func gotten(value string) string {
+	if strings.ContainsAny(value[:min(1, len(value))], "aeiou") {
+		return "an " + value
+	}
+	return "a " + value
+}
+
+// wanted says in JSON's words what a Go type is read from.
+func wanted(t reflect.Type) string {
+	switch t.Kind() { //nolint:exhaustive // the others are not read from JSON
+	case reflect.Pointer:
+		return wanted(t.Elem())
+	case reflect.Bool:
+		return "true or false"
+	case reflect.String:
+		return "a string"
+	case reflect.Slice, reflect.Array:
+		return "an array"
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		return "an integer"
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return "an integer that is not negative"
+	case reflect.Float32, reflect.Float64:
+		return "a number"
+	case reflect.Struct, reflect.Map:
+		return "an object"
+	default:
+		return t.String()
+	}
 }

@@ -40,7 +40,7 @@ func (d *Driver) PrepareIncoming(ctx context.Context, in virt.Incoming) (virt.In
 		}
 		h.claims[id] = claim{Migration: in.Migration}
 		h.countLocked(id).Prepares++
-		return h.inbound(), h.changedLocked()
+		return h.inbound(), h.changedLocked(id)
 	})
 }
 
@@ -67,7 +67,7 @@ func (d *Driver) CancelIncoming(ctx context.Context, id, migration string) error
 		if h.claims[id].Migration == migration {
 			delete(h.claims, id)
 		}
-		return struct{}{}, h.changedLocked()
+		return struct{}{}, h.changedLocked(id)
 	})
 	return err
 }
@@ -113,10 +113,10 @@ func (h *Host) postCopyLocked(o handover) error {
 	h.takeLocked(d, o)
 	if o.Paused {
 		d.state, d.reason = virt.Paused, virt.ReasonUser
-		return h.changedLocked()
+		return h.changedLocked(o.Instance)
 	}
 	h.resumeLocked(d, time.Now(), virt.ReasonPostCopy)
-	return h.changedLocked()
+	return h.changedLocked(o.Instance)
 }
 
 // takeLocked makes this host the one that the guest lives on.
@@ -143,10 +143,10 @@ func (h *Host) finishLocked(o handover) error {
 	if o.Paused {
 		d.state, d.reason = virt.Paused, virt.ReasonUser
 		h.tellLocked(virt.EventSuspended, o.Instance, virt.ReasonUser)
-		return h.changedLocked()
+		return h.changedLocked(o.Instance)
 	}
 	h.resumeLocked(d, time.Now(), virt.ReasonMigrated)
-	return h.changedLocked()
+	return h.changedLocked(o.Instance)
 }
 
 // abandonLocked is the source's end of an arrival that came to nothing. In

@@ -37,7 +37,7 @@ type Config struct {
 	// overrides single figures (see [Guest]).
 	Guest Guest
 
-	// Dir keeps definitions and running guests in one file, so that they outlive the
+	// Dir keeps definitions, running guests and [Effects], so that they outlive the
 	// process; empty: memory only.
 	Dir string
 	// Listen is a loopback address (127.0.0.1:0) where guests of other processes may

@@ -86,5 +86,6 @@ func (h *Host) broadcastLocked(e virt.Event) {
 }
 
 func (h *Host) tellLocked(kind virt.EventKind, id string, reason virt.Reason) {
+	h.touchLocked(id)
 	h.emitLocked(virt.Event{Kind: kind, Domain: id, Reason: reason})
 }

@@ -2,6 +2,7 @@ package fake
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,7 @@ type Host struct {
 	claims    map[string]claim // what PrepareIncoming made, by instance
 	completed map[string]virt.Job
 	counts    map[string]*Effects
+	touched   map[string]struct{} // instances with changes that are not written down; nothing without Config.Dir
 	drivers   []*Driver
 	nextID    int
 	connected bool
@@ -45,8 +47,9 @@ func NewHost(w *World, cfg Config) (*Host, error) {
 		return nil, fault.New(fault.InvalidArgument, "new_host", "", "a fake host needs a name")
 	}
 	h := &Host{
-		world: w, cfg: cfg.withDefaults(), store: store{dir: cfg.Dir}, connected: true, cut: make(chan struct{}), nextID: 1,
+		world: w, cfg: cfg.withDefaults(), store: store{dir: cfg.Dir, host: cfg.Name}, connected: true, cut: make(chan struct{}), nextID: 1,
 		domains: map[string]*domain{}, claims: map[string]claim{}, completed: map[string]virt.Job{}, counts: map[string]*Effects{},
+		touched: map[string]struct{}{},
 	}
 	if err := h.load(); err != nil {
 		return nil, err
@@ -74,10 +77,13 @@ func (h *Host) unlink(err error) error {
 // Close stops listening for guests of other processes. Guests stay as they are;
 // what is on its way over the link fails.
 func (h *Host) Close() error {
+	h.world.mu.Lock()
+	err := h.store.close()
+	h.world.mu.Unlock()
 	if h.link == nil {
-		return nil
+		return err
 	}
-	return h.link.close()
+	return errors.Join(err, h.link.close())
 }
 
 // Open gives a driver for this host: a connection to its hypervisor.
@@ -147,7 +153,7 @@ func (h *Host) KillQEMU(id string) error {
 		return notFound("kill", id)
 	}
 	h.stopLocked(d, virt.ReasonCrashed, virt.ReasonFailed)
-	return h.changedLocked()
+	return h.changedLocked(id)
 }
 
 // Look is what a person at the machine sees of a domain: no fault strikes, and no
@@ -200,7 +206,7 @@ func (h *Host) guest(op, id string, f func(*domain)) error {
 		return conflict(op, id, "the guest does not run: it is "+string(d.state))
 	}
 	f(d)
-	return h.changedLocked()
+	return h.changedLocked(id)
 }
 
 // Expected gives the migrations whose guests have a place here and have not come, by
@@ -226,14 +232,20 @@ type Effects struct {
 	Departures, FailedMoves     int // of a guest that left, or meant to
 }
 
-// Counts gives the effects on one instance since the host began.
+// Counts gives the effects on one instance since the host began; with Config.Dir,
+// since its folder was empty.
 func (h *Host) Counts(id string) Effects {
 	h.world.mu.Lock()
 	defer h.world.mu.Unlock()
-	return *h.countLocked(id)
+	if c := h.counts[id]; c != nil {
+		return *c
+	}
+	return Effects{}
 }
 
+// countLocked gives an instance's counters, to change them.
 func (h *Host) countLocked(id string) *Effects {
+	h.touchLocked(id)
 	c := h.counts[id]
 	if c == nil {
 		c = &Effects{}
@@ -346,7 +358,7 @@ func tell(ctx context.Context, d *Driver, method, id string, f func(*domain) err
 		if err := f(dom); err != nil {
 			return struct{}{}, err
 		}
-		return struct{}{}, d.host.changedLocked()
+		return struct{}{}, d.host.changedLocked(id)
 	})
 	return err
 }

@@ -172,7 +172,7 @@ func (l *listener) serve(c net.Conn) {
 		mu.Lock()
 		defer mu.Unlock()
 		l.host.abandonLocked(begun.Instance, begun.Migration)
-		_ = l.host.changedLocked() // kept for the next call
+		_ = l.host.changedLocked(begun.Instance) // kept for the next call
 	}
 }
 

@@ -81,7 +81,7 @@ func (d *Driver) Define(ctx context.Context, def virt.Definition) error {
 		dom.def, dom.persistent = def, true
 		h.countLocked(id).Defines++
 		h.tellLocked(virt.EventDefined, id, "")
-		return struct{}{}, h.changedLocked()
+		return struct{}{}, h.changedLocked(id)
 	})
 	return err
 }
@@ -106,7 +106,7 @@ func (d *Driver) Undefine(ctx context.Context, id string, files bool) error {
 		delete(h.domains, id)
 		h.countLocked(id).Undefines++
 		h.tellLocked(virt.EventUndefined, id, "")
-		return struct{}{}, h.changedLocked()
+		return struct{}{}, h.changedLocked(id)
 	})
 	return err
 }

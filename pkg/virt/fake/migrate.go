@@ -211,7 +211,7 @@ func (m *migration) wake() {
 	} else { // it was moved on meanwhile, by StartPostCopy: that goes its own way
 		m.armLocked(time.Until(m.due))
 	}
-	_ = m.host.changedLocked() // kept for the next call
+	_ = m.host.changedLocked(m.req.Instance) // kept for the next call
 }
 
 // outside is the part of a stage that may wait.
@@ -262,7 +262,7 @@ func (m *migration) handoverLocked() handover {
 func (m *migration) lostLocked() {
 	if m.stage < stageSwitching {
 		m.failLocked(time.Now(), fault.New(fault.Internal, "Migrate", m.req.Instance, "operation failed: the destination's end of the job went away"))
-		_ = m.host.changedLocked() // kept for the next call
+		_ = m.host.changedLocked(m.req.Instance) // kept for the next call
 	}
 }
 

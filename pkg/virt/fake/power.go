@@ -114,8 +114,9 @@ func (h *Host) armLocked(d *domain) {
 		h.world.mu.Lock()
 		defer h.world.mu.Unlock()
 		if d.id == id && d.state == virt.Running && d.live {
+			guest := d.running.Spec.UUID
 			h.powerOffLocked(d)
-			_ = h.changedLocked() // kept for the next call
+			_ = h.changedLocked(guest) // kept for the next call
 		}
 	})
 }

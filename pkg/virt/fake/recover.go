@@ -103,7 +103,7 @@ func (h *Host) mendArrivalLocked(o handover) error {
 	d.arriving = &arrival{migration: o.Migration, postCopy: true, lostLocked: func() {}}
 	h.claims[o.Instance] = claim{Migration: o.Migration}
 	h.resumeLocked(d, time.Now(), virt.ReasonPostCopy)
-	return h.changedLocked()
+	return h.changedLocked(o.Instance)
 }
 
 func (n *neighbour) mend(_ context.Context, h handover) error {

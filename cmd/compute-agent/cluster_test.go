@@ -1,0 +1,140 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// block gives the first indented block of a section of docs/operations.md that
+// contains a text, without its indentation.
+func block(t *testing.T, section, with string) string {
+	t.Helper()
+	raw, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(raw), "\n## "+section+"\n")
+	if !found {
+		t.Fatalf("docs/operations.md has no section %q", section)
+	}
+	rest, _, _ = strings.Cut(rest, "\n## ")
+	var lines []string
+	for line := range strings.Lines(rest + "\nend\n") {
+		if text, indented := strings.CutPrefix(line, "    "); indented {
+			lines = append(lines, text)
+			continue
+		}
+		if all := strings.Join(lines, ""); strings.Contains(all, with) && lines != nil {
+			return all
+		}
+		lines = nil
+	}
+	t.Fatalf("section %q has no block with %q", section, with)
+	return ""
+}
+
+func free(t *testing.T) string {
+	t.Helper()
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+// The cluster that docs/operations.md describes, followed to the letter but for names,
+// ports and folders: three servers, streams and buckets with three copies.
+func TestDocumentedCluster(t *testing.T) {
+	config := block(t, "NATS: a cluster of three", "server_name")
+	command := strings.TrimSpace(block(t, "NATS: a cluster of three", "nats-setup"))
+	var pairs, urls, routes []string
+	for i := range 3 {
+		client, route := free(t), free(t)
+		pairs = append(pairs, fmt.Sprintf("nats://nats%d:4222", i+1), "nats://"+client, fmt.Sprintf("nats://nats%d:6222", i+1), "nats://"+route)
+		urls, routes = append(urls, client), append(routes, route)
+	}
+	clients := strings.NewReplacer(pairs...)
+	for i := range 3 {
+		text := config
+		for old, own := range map[string]string{
+			"server_name: nats1": fmt.Sprintf("server_name: nats%d", i+1), "listen: 0.0.0.0:4222": "listen: " + urls[i],
+			"listen: 0.0.0.0:6222": "listen: " + routes[i], "/var/lib/nats": t.TempDir(), "http: 127.0.0.1:8222": "http: " + free(t),
+		} {
+			if !strings.Contains(text, old) {
+				t.Fatalf("the documented configuration has no %q:\n%s", old, config)
+			}
+			text = strings.Replace(text, old, own, 1)
+		}
+		runServer(t, clients.Replace(text))
+	}
+	cli := func(line string) (out string, code int) {
+		words := strings.Fields(clients.Replace(line))
+		var env []string
+		for strings.Contains(words[0], "=") {
+			env, words = append(env, words[0]), words[1:]
+		}
+		var o, e strings.Builder
+		code = newApp(strings.NewReader(""), &o, &e, env).execute(t.Context(), words[1:])
+		return o.String() + e.String(), code
+	}
+	until := time.Now().Add(30 * time.Second)
+	out, code := cli(command)
+	for code != 0 && time.Now().Before(until) { // they elect their first leader
+		out, code = cli(command)
+	}
+	if code != 0 || !strings.Contains(out, "Consumer of node2 is in place") {
+		t.Fatalf("%s = %d, %s", command, code, out)
+	}
+	nc, err := nats.Connect("nats://" + urls[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	streams := js.ListStreams(t.Context())
+	for s := range streams.Info() {
+		if n++; s.Config.Replicas != 3 {
+			t.Errorf("%s has %d copies, want 3", s.Config.Name, s.Config.Replicas)
+		}
+	}
+	if err := streams.Err(); err != nil || n != 5 {
+		t.Errorf("%d streams, %v, want 5", n, err)
+	}
+	if out, code := cli("compute-agent host list --rpc-url nats://nats1:4222,nats://nats2:4222,nats://nats3:4222"); code != 0 || !strings.Contains(out, "No host has reported yet") {
+		t.Errorf("host list = %d, %s", code, out)
+	}
+}
+
+func runServer(t *testing.T, config string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "nats.conf")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	opts, err := server.ProcessConfigFile(path)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, config)
+	}
+	opts.NoSigs, opts.NoLog = true, true
+	s, err := server.NewServer(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+}

@@ -1,0 +1,182 @@
+package loss_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// serverRole, in the environment, makes this test's binary a NATS server that reads
+// the file it names.
+const serverRole = "COMPUTE_AGENT_TEST_NATS"
+
+func TestMain(m *testing.M) {
+	if file := os.Getenv(serverRole); file != "" {
+		runServer(file)
+	}
+	os.Exit(m.Run())
+}
+
+// runServer is what nats-server does; it ends by a signal.
+func runServer(file string) {
+	opts, err := server.ProcessConfigFile(file)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	s, err := server.NewServer(opts)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	s.ConfigureLogger()
+	s.Start()
+	s.WaitForShutdown()
+	os.Exit(0)
+}
+
+// process is a program that can be killed and started again; what it says is kept.
+type process struct {
+	path string
+	args []string
+	env  []string
+	log  string // file
+
+	cmd  *exec.Cmd
+	gone chan struct{} // closed when it has ended
+	err  error         // how
+}
+
+func (p *process) start(ctx context.Context) error {
+	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = out.Close() }()
+	p.cmd = exec.CommandContext(context.WithoutCancel(ctx), p.path, p.args...)
+	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = append(os.Environ(), p.env...), out, out
+	if err := p.cmd.Start(); err != nil {
+		return err
+	}
+	p.gone = make(chan struct{})
+	go func(cmd *exec.Cmd, gone chan struct{}) { p.err = cmd.Wait(); close(gone) }(p.cmd, p.gone)
+	return nil
+}
+
+// end sends a signal and waits until the process is gone.
+func (p *process) end(sig syscall.Signal) error {
+	_ = p.cmd.Process.Signal(sig) // it may have ended
+	<-p.gone
+	return p.err
+}
+
+// ended tells whether it is gone.
+func (p *process) ended() bool {
+	select {
+	case <-p.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+// tail is the end of what it said.
+func (p *process) tail() string {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text[max(0, len(text)-4000):])
+}
+
+// said tells whether a text stands in what it said.
+func (p *process) said(what string) bool {
+	text, err := os.ReadFile(p.log)
+	return err == nil && bytes.Contains(text, []byte(what))
+}
+
+// newServer prepares a NATS server: the machine's nats-server, or the library's in a
+// process of its own.
+func newServer(t *testing.T, dir string) (p *process, address string) {
+	t.Helper()
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address = l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "nats.conf")
+	text := fmt.Sprintf("listen: %q\njetstream { store_dir: %q, max_file_store: 8G, max_memory_store: 64M }\n", address, filepath.Join(dir, "nats"))
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p = &process{log: filepath.Join(dir, "nats.log")}
+	if path, err := exec.LookPath("nats-server"); err == nil && !*ownServer {
+		p.path, p.args = path, []string{"-c", file}
+		version, _ := exec.CommandContext(t.Context(), path, "--version").Output()
+		t.Logf("the server: %s", bytes.TrimSpace(version))
+		return p, address
+	}
+	own, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.path, p.env = own, []string{serverRole + "=" + file}
+	t.Logf("the server: nats-server %s, as a process of this test's binary", server.VERSION)
+	return p, address
+}
+
+// newAgent builds the binary and prepares an agent on the fake driver.
+func newAgent(t *testing.T, dir, url string) *process {
+	t.Helper()
+	path := filepath.Join(dir, "compute-agent")
+	args := append(append([]string{"build", "-o", path}, buildFlags...), "github.com/compute-agent/compute-agent/cmd/compute-agent")
+	if out, err := exec.CommandContext(t.Context(), "go", args...).CombinedOutput(); err != nil {
+		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	config := filepath.Join(dir, "agent.toml")
+	if err := os.WriteFile(config, []byte(fmt.Sprintf(`
+[agent]
+host = %q
+driver = "fake"
+state_dir = %q
+[rpc]
+url = %q
+ack_wait = "%s"
+[fake]
+vcpus = 1000000
+memory_mib = 1000000000
+[log]
+level = "warning"
+format = "json"
+`, host, filepath.Join(dir, "state"), url, ackWait)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return &process{path: path, args: []string{"run", "--config", config}, log: filepath.Join(dir, "agent.log")}
+}
+
+// answers waits until somebody listens.
+func (r *rig) answers() {
+	r.t.Helper()
+	r.until("the NATS server", func() bool {
+		d := net.Dialer{Timeout: time.Second}
+		c, err := d.DialContext(r.ctx, "tcp", r.address)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	})
+}
