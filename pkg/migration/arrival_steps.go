@@ -199,6 +199,9 @@ func (a *arrival) lost(ctx context.Context, rec Record, dom virt.Domain) (bool, 
 		err == nil && m.Status == instance.MigrationCompleted && dom.State == "": // it was here, and left again
 		return true, fault.Newf(fault.Timeout, op, a.id, "the source says that the migration is %s", m.Status)
 	case err == nil:
+		if m.Status == instance.MigrationError && dom.State == "" { // it waits for people: its place is kept, others may pass
+			a.releaseSlot()
+		}
 		return false, nil
 	case fault.KindOf(err) == fault.NotFound:
 		return dom.State == "", fault.Newf(fault.Timeout, op, a.id, "%s does not know this migration", rec.Migration.Source)

@@ -13,9 +13,9 @@ import (
 
 // freeze has a migration end without an outcome: the handover is not answered and the
 // agents don't reach one another. arrived says whether it was carried out all the same.
-func freeze(t *testing.T, arrived bool) (*world, instance.Instance) {
+func freeze(t *testing.T, arrived bool, opts ...option) (*world, instance.Instance) {
 	t.Helper()
-	w := newWorld(t)
+	w := newWorld(t, opts...)
 	inst := w.guest("a")
 	w.sites["a"].host.Faults().Add(fake.Fault{
 		Method: fake.PointFinish, After: arrived, Err: fault.New(fault.Unavailable, "test", "", "no answer"), Times: 1,
@@ -132,4 +132,29 @@ func TestAPersonCanNotDecideAgainstFacts(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A migration that waits for people keeps its claim on the destination, but not the slot:
+// others may come meanwhile.
+func TestFrozenMigrationKeepsNoInboundSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, inst := freeze(t, false, configure("b", func(c *migration.Config) { c.ClaimTimeout = 30 * time.Minute }))
+		defer w.close()
+		w.sever(false)
+		b := w.sites["b"].living().dest
+		if left := b.SlotsLeft(); left != 1 {
+			t.Fatalf("%d slots are free, want 1 of 2", left)
+		}
+		<-time.After(time.Hour) // the claim has run out, and its source was asked
+		if left := b.SlotsLeft(); left != 2 {
+			t.Errorf("%d slots are free, want both", left)
+		}
+		if _, err := w.settle(migration.VerdictFailed, false); err != nil {
+			t.Fatal(err)
+		}
+		w.check(inst, "a")
+		if left := b.SlotsLeft(); left != 2 {
+			t.Errorf("in the end %d slots are free, want 2", left)
+		}
+	})
 }

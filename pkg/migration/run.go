@@ -364,7 +364,9 @@ func (r *run) freeze(ctx context.Context, why error) error {
 	}
 	logkit.From(ctx).Error("live migration has an unknown outcome", logkit.Err(e))
 	err := r.save(ctx, func(rec *Record) {
-		rec.Verdict = VerdictUnknown
+		if !rec.Undoing { // else it goes on being undone as what it was, when it does
+			rec.Verdict = VerdictUnknown
+		}
 		rec.Migration.Status = instance.MigrationError
 		rec.Migration.Fault = fault.Wire(e)
 		rec.Migration.Result = r.result(*rec, e)

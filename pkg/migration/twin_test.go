@@ -172,3 +172,27 @@ func TestTwinOfAGuestThatDidSomethingSince(t *testing.T) {
 		})
 	}
 }
+
+// An agent that is restarted amid a frozen undoing goes on with the verdict it had.
+func TestRestartWhileFrozenInTheUndoing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, faults("a", fake.Fault{Method: fake.PointFinish, Times: 1, Err: fault.New(fault.Unavailable, "", "", "gone")}))
+		defer w.close()
+		w.sites["a"].host.Twins(true)
+		inst := w.guest("a")
+		f := w.migrate(inst, slow)
+		w.reach("a", migration.PhasePerform)
+		w.sever(true)
+		if m, _ := f.wait(t); m.Status != instance.MigrationError {
+			t.Fatalf("it ended as %s, want error: nobody can know", m.Status)
+		}
+		w.sites["a"].crash()
+		w.sever(false)
+		w.sites["a"].start()
+		<-time.After(2 * time.Hour)
+		if m := w.sites["a"].last(migrationID); m.Status != instance.MigrationFailed {
+			t.Errorf("it ended as %s (%v), want failed: the guest never arrived", m.Status, m.Fault)
+		}
+		w.check(inst, "a")
+	})
+}

@@ -76,7 +76,7 @@ func cpu(t *testing.T) time.Duration {
 func TestSeedsThatFailed(t *testing.T) {
 	dir := workDir(t)
 	for _, seed := range []uint64{
-		1004, 5039, 5045, 10006, 10010, 10011, 10325, 50114, 80135, 80201, 91060, 200421, 200836, 301499, 301623,
+		10000079, 10000595, 10000753, 10001040, 10001543, 12001975, 14001323, 20000499, 30000393, 30000819,
 	} {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			for range 3 {
