@@ -256,18 +256,39 @@ func (s *stranger) finish(_ context.Context, h handover) error {
 	return err
 }
 
-// abortLocked has the guest given up; writing may wait, so it is not done here.
-func (s *stranger) abortLocked() {
-	green.SpawnN(s.host.world.ctx, func(context.Context) error { s.giveUp(); return nil })
+func (s *stranger) quit(handover) {
+	_ = s.exchange(message{GiveUp: &s.guest}) // else the connection has ended: that says it too
 }
 
-func (s *stranger) giveUp() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.aborted = true
-	if s.line == nil || s.line.out == nil {
-		return
+// abortLocked has the guest given up: at once if nobody says anything at the moment, for
+// whoever hears of the end here looks there next. Else it may have to wait, and is not
+// done here.
+func (s *stranger) abortLocked() {
+	if s.mu.TryLock() {
+		done := s.giveUpLocked((*mouth).sayNow)
+		s.mu.Unlock()
+		if done {
+			return
+		}
 	}
-	_ = s.line.out.say(message{GiveUp: &s.guest}) // else the connection has ended: that says it too
-	s.line.leave(s.guest)
+	green.SpawnN(s.host.world.ctx, func(context.Context) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.giveUpLocked(func(m *mouth, v any) bool { return m.say(v) == nil })
+		return nil
+	})
+}
+
+// giveUpLocked tells the destination; false: it could not be said. If the connection has
+// ended, that says it too.
+func (s *stranger) giveUpLocked(say func(*mouth, any) bool) bool {
+	s.aborted = true
+	if s.line == nil {
+		return true
+	}
+	said := say(s.line.out, message{GiveUp: &s.guest})
+	if said {
+		s.line.leave(s.guest)
+	}
+	return said
 }

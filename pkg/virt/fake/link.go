@@ -46,7 +46,7 @@ type passage struct {
 }
 
 // message is what the source sends: exactly one member is set beside Seq, which the
-// answer repeats; give_up has neither number nor answer.
+// answer repeats; a give_up without a number has no answer.
 type message struct {
 	Seq      uint64    `json:"seq,omitempty"`
 	Begin    *offer    `json:"begin,omitempty"`
@@ -173,7 +173,7 @@ func (l *listener) serve(ctx context.Context, c net.Conn) {
 		if err == nil {
 			err = h.do(ctx, m)
 		}
-		if m.GiveUp == nil && h.out.say(answer{Seq: m.Seq, Error: fault.Wire(err)}) != nil {
+		if (m.GiveUp == nil || m.Seq != 0) && h.out.say(answer{Seq: m.Seq, Error: fault.Wire(err)}) != nil {
 			break
 		}
 	}
@@ -248,6 +248,20 @@ type mouth struct {
 
 	mu   sync.Mutex
 	conn net.Conn
+}
+
+// sayNow is say for a caller that must not wait: false if somebody else speaks, or the
+// message was not taken within moments.
+func (w *mouth) sayNow(v any) bool {
+	if !w.mu.TryLock() {
+		return false
+	}
+	defer w.mu.Unlock()
+	err := write(w.conn, min(w.limit, 10*time.Millisecond), v)
+	if err != nil {
+		_ = w.conn.Close()
+	}
+	return err == nil
 }
 
 // say writes one message. A connection that took only a part of it is closed.

@@ -60,6 +60,7 @@ type target interface {
 	begin(ctx context.Context, o offer, lostLocked func()) error
 	postCopy(ctx context.Context, h handover) error
 	mend(ctx context.Context, h handover) error
+	quit(h handover) // waits, bounded, until the destination has given the guest up
 	finish(ctx context.Context, h handover) error
 	abortLocked()
 }
@@ -237,7 +238,11 @@ func (m *migration) outside(at stage, o offer, hand handover) error {
 	case stageSwitching:
 		return strike(PointFinish, func() error { return m.target.finish(ctx, hand) })
 	case stagePostCopy:
-		return strike(PointPostCopy, func() error { return m.target.finish(ctx, hand) })
+		err := strike(PointPostCopy, func() error { return m.target.finish(ctx, hand) })
+		if err != nil { // it breaks here: the destination knows before anybody hears of it
+			m.target.quit(hand)
+		}
+		return err
 	case stageDisks, stageFinishing, stageOver:
 	}
 	return nil

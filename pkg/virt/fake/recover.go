@@ -114,6 +114,8 @@ func (n *neighbour) mend(_ context.Context, h handover) error {
 	return n.dest.mendArrivalLocked(h)
 }
 
+func (n *neighbour) quit(handover) {} // abortLocked does it, at the same instant
+
 func (s *stranger) mend(ctx context.Context, h handover) error {
 	return s.open(ctx, message{Mend: &h}, func() {})
 }
