@@ -170,6 +170,16 @@ func TestDriverTakesEveryKindOfDisk(t *testing.T) {
 	if reasons, err := d.Check(t.Context(), virt.Definition{Spec: spec}); err != nil || len(reasons) != 0 {
 		t.Errorf("Check = %q, %v, want no reasons", reasons, err)
 	}
+	for cpu, reasons := range map[string]int{
+		"<cpu mode='custom' match='exact'><model fallback='forbid'>qemu64</model></cpu>":         0,
+		"<cpu mode='custom' match='exact'><model fallback='forbid'>Skylake-Server</model></cpu>": 1, // emulation knows no AVX-512
+	} {
+		got, err := d.Check(t.Context(), virt.Definition{Spec: spec, CPU: cpu})
+		if err != nil || len(got) != reasons {
+			t.Errorf("Check of a guest that comes with %s = %q, %v, want %d reasons", cpu, got, err, reasons)
+		}
+		t.Logf("%s: %q", cpu, got)
+	}
 	runGuest(t, d, spec)
 	stats, err := d.Stats(t.Context(), spec.UUID)
 	must(t, "Stats", err)

@@ -59,6 +59,9 @@ func eachPolicy(t *testing.T, onStall string) {
 				args := api.MigrateArgs{Dest: there, Policy: policy}
 				if name == "busy" {
 					args.BandwidthMiB, args.CompletionTimeoutSeconds = 8, 8
+					if onStall == "pause" { // then all that remains has to go in as much time again
+						args.CompletionTimeoutSeconds = 16
+					}
 				}
 				s.byPolicy(t, spec, args, onStall)
 			})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"flag"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -17,7 +16,6 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
-	"github.com/compute-agent/compute-agent/pkg/state"
 	"github.com/compute-agent/compute-agent/pkg/virt/fake"
 )
 
@@ -47,9 +45,6 @@ type rig struct {
 	server  *process
 	agent   *process
 	draw    *rand.Rand
-
-	journal   os.FileInfo // the file as it was at the last kill
-	compacted int         // how often it was another one at the next
 
 	told         told
 	sent, copies atomic.Int64
@@ -89,7 +84,6 @@ func TestNothingIsLostAndNothingTwice(t *testing.T) {
 		}
 	}
 	r.judge(all)
-	t.Logf("the journal was compacted at %d of the starts", r.compacted)
 	t.Logf("%d casts from %d senders in %s, %d copies beside them; SIGKILL to the agent %d times, the server restarted %d times (every second by SIGKILL), %d sent again for want of an outcome",
 		r.sent.Load(), senders, took.Round(time.Millisecond), r.copies.Load(), kills, restarts, resent)
 	if resent > 0 { // which would be lawful, had the machines lost their power
@@ -188,7 +182,6 @@ func (r *rig) trouble(all []*sender) (kills, restarts, resent int) {
 		r.until("a moment", func() bool { return time.Now().After(late) })
 		kills++
 		_ = r.agent.end(syscall.SIGKILL)
-		r.look()
 		if kills%4 == 0 {
 			restarts++
 			how := []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}[restarts%2]
@@ -205,19 +198,6 @@ func (r *rig) trouble(all []*sender) (kills, restarts, resent int) {
 		}
 		r.begin(r.agent)
 	}
-}
-
-// look counts the starts that have put a shorter journal in the place of the old one.
-func (r *rig) look() {
-	now, err := os.Stat(filepath.Join(r.dir, "state", host, state.FileName))
-	if err != nil {
-		r.t.Errorf("the journal: %v", err)
-		return
-	}
-	if r.journal != nil && !os.SameFile(r.journal, now) {
-		r.compacted++
-	}
-	r.journal = now
 }
 
 // progress waits until so many requests have ended, or all of them. When nothing moves

@@ -153,8 +153,6 @@ func newAgent(t *testing.T, dir, url string) *process {
 host = %q
 driver = "fake"
 state_dir = %q
-tasks_kept = 30000
-journal_compact_above_mib = 1
 [rpc]
 url = %q
 ack_wait = "%s"
