@@ -156,6 +156,8 @@ type Migration struct {
 	ClaimTimeout      time.Duration `key:"claim_timeout" default:"600s" min:"1s" doc:"a destination asks the source about a guest that has been announced for so long and has not come"`
 	PeerTimeout       time.Duration `key:"peer_timeout" default:"60s" min:"1s" doc:"how long one question to the other host may take; waiting for ports is beside it"`
 	MonitorInterval   time.Duration `key:"monitor_interval" default:"500ms" min:"10ms" doc:"how often a running migration is looked at, beside each event"`
+	ProgressInterval  time.Duration `key:"progress_interval" default:"1s" min:"10ms" doc:"how often the progress of one migration is published at most; a change of its status or phase is published at once"`
+	ProgressRate      int           `key:"progress_rate" default:"500" min:"1" doc:"how many times a second progress is published for all migrations together; with more of them than that each is published less often"`
 	CheckTimeout      time.Duration `key:"check_timeout" default:"60s" min:"1s" doc:"how long one check of the destination may take"`
 	BusyTimeout       time.Duration `key:"busy_timeout" default:"600s" min:"1s" doc:"how long a source comes back to a destination that has no room for one more migration"`
 	PrepareTimeout    time.Duration `key:"prepare_timeout" default:"1800s" min:"1s" nova:"long_rpc_timeout" doc:"how long the destination may prepare, waiting for ports included"`

@@ -57,6 +57,7 @@ func (c Config) forMigration() migration.Config {
 		OutboundSlots: m.Outbound, InboundSlots: m.Inbound, Policy: m.Policy, OnStall: migration.OnStall(m.OnStall),
 		VIFTimeout: c.VIF.PluggingTimeout, VIFNotFatal: !c.VIF.PluggingFatal,
 		ClaimTimeout: m.ClaimTimeout, PeerTimeout: m.PeerTimeout, MonitorInterval: m.MonitorInterval,
+		ProgressInterval: m.ProgressInterval, ProgressRate: m.ProgressRate,
 		PermitPostCopy: m.PermitPostCopy, PermitAutoConv: m.PermitAutoConv,
 		BandwidthMiB: uint64(max(m.Bandwidth, 0)), Parallel: m.Parallel,
 		BudgetMiB: uint64(max(m.Budget, 0)), PostCopyBandwidthMiB: uint64(max(m.PostCopyBandwidth, 0)),

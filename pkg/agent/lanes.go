@@ -173,30 +173,34 @@ func (l *lanes) run(ctx context.Context, handle func(context.Context, *turn) boo
 			tctx, t, gate := l.next(ctx, key)
 			switch {
 			case t != nil:
-				e, goOn := l.serve(tctx, key, t, handle)
-				if e != nil {
-					missed(*e)
-				}
-				if !goOn {
+				if !l.serve(tctx, key, t, handle, missed) {
 					return nil
 				}
-			case gate == nil:
+			case gate == nil || !opened(ctx, gate):
 				return nil
-			default:
-				select {
-				case <-gate:
-				case <-ctx.Done():
-					return nil
-				}
 			}
 		}
 	})
 }
 
 // serve hands one turn to the handler, and takes it back even from a panic.
-func (l *lanes) serve(ctx context.Context, key string, t *turn, handle func(context.Context, *turn) bool) (missed *virt.Event, goOn bool) {
-	defer func() { missed = l.end(key) }()
-	return nil, handle(ctx, t)
+func (l *lanes) serve(ctx context.Context, key string, t *turn, handle func(context.Context, *turn) bool, missed func(virt.Event)) bool {
+	defer func() {
+		if e := l.end(key); e != nil {
+			missed(*e)
+		}
+	}()
+	return handle(ctx, t)
+}
+
+// opened waits for a gate; false: ctx has ended first.
+func opened(ctx context.Context, gate <-chan struct{}) bool {
+	select {
+	case <-gate:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // next gives the lane to its first task, or tells which gate it waits for. Both
@@ -221,7 +225,9 @@ func (l *lanes) next(ctx context.Context, key string) (context.Context, *turn, <
 		}
 	}
 	n.waiting[0] = entry{}
-	n.waiting = n.waiting[1:]
+	if n.waiting = n.waiting[1:]; len(n.waiting) == 0 {
+		n.waiting = nil // a task may run for long
+	}
 	n.running = &turn{entry: first, overtaken: slices.ContainsFunc(n.waiting, func(w entry) bool {
 		return Admit(first.op, w.op) == TakeOver
 	})}

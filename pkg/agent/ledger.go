@@ -3,7 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"iter"
 	"maps"
 	"slices"
 	"sort"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/inventory"
 	"github.com/compute-agent/compute-agent/pkg/migration"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/state"
@@ -57,7 +57,8 @@ type ledger struct {
 	byGuest   map[string]map[string]struct{} // keys of records, by instance
 	open      map[string]struct{}            // keys of records that wait for something
 	setting   setting
-	tasksOf   map[string]int // how many tasks of each instance are accepted and have not ended
+	taken     inventory.Taken // by instances and claims
+	tasksOf   map[string]int  // how many tasks of each instance are accepted and have not ended
 }
 
 func newLedger(host string, keep int, store *state.Store, views *viewSet) *ledger {
@@ -74,7 +75,7 @@ func (l *ledger) load() (open []Task, bad []error, err error) {
 	err = l.store.View(func(tx *state.Tx) error {
 		instances, bad1 := instanceTable.Values(tx)
 		for _, i := range instances {
-			l.instances[i.UUID] = i
+			l.keepInstanceLocked(i)
 		}
 		records, bad2 := migrationTable.Values(tx)
 		for _, r := range records {
@@ -112,6 +113,7 @@ func waits(r migration.Record) bool {
 
 func (l *ledger) keepRecordLocked(r migration.Record) {
 	key := recordKey(r)
+	l.recountLocked(l.records[key], r)
 	l.records[key] = r
 	guest := l.byGuest[r.Migration.Instance]
 	if guest == nil {
@@ -128,6 +130,7 @@ func (l *ledger) keepRecordLocked(r migration.Record) {
 
 func (l *ledger) dropRecordLocked(key string) {
 	id := l.records[key].Migration.Instance
+	l.recountLocked(l.records[key], migration.Record{})
 	delete(l.records, key)
 	delete(l.open, key)
 	delete(l.byGuest[id], key)
@@ -165,10 +168,10 @@ func (l *ledger) apply(c *change) {
 	l.mu.Lock()
 	instances, moving := len(l.instances), len(l.open)
 	for _, i := range c.puts {
-		l.instances[i.UUID] = *i
+		l.keepInstanceLocked(*i)
 	}
 	for _, id := range c.drops {
-		delete(l.instances, id)
+		l.dropInstanceLocked(id)
 	}
 	for _, r := range c.recs {
 		l.keepRecordLocked(r)
@@ -262,26 +265,6 @@ func (l *ledger) all() []instance.Instance {
 	out := l.instancesNow()
 	sort.Slice(out, func(i, j int) bool { return out[i].UUID < out[j].UUID })
 	return out
-}
-
-// specs walks over what instances and claims of guests to come take of the host,
-// the instance without left out. It copies no table: with thousands of instances
-// each build asks.
-func (l *ledger) specs(without string) iter.Seq[instance.Spec] {
-	return func(yield func(instance.Spec) bool) {
-		l.mu.RLock()
-		defer l.mu.RUnlock()
-		for id, i := range l.instances {
-			if id != without && !yield(i.Spec) {
-				return
-			}
-		}
-		for key := range l.open {
-			if r := l.records[key]; claims(r) && r.Migration.Instance != without && !yield(r.Instance.Spec) {
-				return
-			}
-		}
-	}
 }
 
 // instancesNow gives every record, in no order.

@@ -15,30 +15,61 @@ import (
 // migrate conducts a live migration from this host. A task that the agent's stop
 // cut short finds its record in the journal and goes on from its phase.
 func (a *Agent) migrate(ctx context.Context, j *job) (outcome, error) {
-	args, err := as[api.MigrateArgs](j.args)
+	rec, err := a.migrationAside(ctx, j)
 	if err != nil {
 		return outcome{}, err
+	}
+	if rec.Phase == migration.PhaseEnd { // the agent stopped between its end and the task's
+		return overAlready(rec)
+	}
+	m, err := a.source.Run(ctx, rec)
+	return resultOf(m), err
+}
+
+// What is below keeps its copies off the lane's stack.
+
+//go:noinline
+func overAlready(rec *migration.Record) (outcome, error) {
+	return resultOf(&rec.Migration), endOf(&rec.Migration)
+}
+
+// resultOf is what a migration's task tells.
+//
+//go:noinline
+func resultOf(m *instance.Migration) outcome {
+	return outcome{result: api.MigrationResult{Migration: *m}}
+}
+
+// migrationAside is migrationOf on a stack of its own: the lane's is kept for as long as
+// the guest's memory moves, thousands of them at once.
+//
+//go:noinline
+func (a *Agent) migrationAside(ctx context.Context, j *job) (*migration.Record, error) {
+	return green.Spawn(ctx, func(ctx context.Context) (*migration.Record, error) { return a.migrationOf(ctx, j) }).Wait(context.WithoutCancel(ctx))
+}
+
+// migrationOf gives the record of a task's migration, which is journaled now if it has
+// none.
+func (a *Agent) migrationOf(ctx context.Context, j *job) (*migration.Record, error) {
+	args, err := as[api.MigrateArgs](j.args)
+	if err != nil {
+		return nil, err
 	}
 	rec, known := a.ledger.record(migration.RoleSource, j.task.Migration)
 	switch {
 	case known && rec.Migration.RequestID != j.task.ID:
-		return outcome{}, a.lawfulMigration(j.task, &args, j.inst)
-	case known && rec.Ended(): // the agent stopped between its end and the task's
-		return outcome{result: api.MigrationResult{Migration: rec.Migration}}, endOf(rec.Migration)
+		return nil, a.lawfulMigration(j.task, &args, j.inst)
 	case !known:
 		request := args
 		request.Migration = j.task.Migration
 		rec = migration.NewRecord(j.inst, request, a.cfg.Host, j.task.ID)
-		if err := a.source.Accept(ctx, rec); err != nil {
-			return outcome{}, err
-		}
+		err = a.source.Accept(ctx, rec)
 	}
-	m, err := a.source.Run(ctx, rec)
-	return outcome{result: api.MigrationResult{Migration: m}}, err
+	return &rec, err
 }
 
 // endOf is the error with which an ended migration ended.
-func endOf(m instance.Migration) error {
+func endOf(m *instance.Migration) error {
 	switch {
 	case m.Status == instance.MigrationCompleted:
 		return nil

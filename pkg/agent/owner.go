@@ -181,4 +181,4 @@ func claims(r migration.Record) bool {
 
 // Report implements [migration.Reporter]: progress goes to the view, at most as
 // often as the publisher comes round; it is not journaled.
-func (o owner) Report(m instance.Migration) { o.a.progress.put(m) }
+func (o owner) Report(m instance.Migration) { o.a.progress.put(&m) }

@@ -27,25 +27,39 @@ func (a *Agent) carryOut(ctx context.Context, t Task, held bool) {
 
 // carryTurn is carryOut for a lane; false: the task was left for the next start.
 func (a *Agent) carryTurn(ctx context.Context, t *turn, held bool) bool {
-	ctx = logkit.With(ctx, logkit.RequestID.Of(t.task.ID), logkit.Instance.Of(t.task.Instance), logkit.Task.Of(t.task.Method))
-	log := logkit.From(ctx)
+	ctx = named(ctx, &t.task)
 	started := time.Now()
 	j := &job{task: t.task, args: t.args, held: held, resumed: t.task.State == api.TaskRunning && !t.begun}
-	var out outcome
 	err := guarded(ctx, t.task.Method, func() (err error) {
 		if err = a.begin(ctx, j, t); err == nil {
-			out, err = a.act(ctx, j)
+			err = a.act(ctx, j)
 		}
 		return err
 	})
 	if a.stopping(ctx, err) {
-		log.Info("the agent stops; the task goes on after its next start")
+		logkit.From(ctx).Info("the agent stops; the task goes on after its next start")
 		return false
 	}
 	if err != nil && errors.Is(context.Cause(ctx), errTakenOver) {
-		err = takenOver(j.task)
+		err = j.gaveWay()
 	}
-	done, jerr := a.end(ctx, j, out, err)
+	return a.finish(ctx, j, err, started)
+}
+
+// gaveWay is how a task ends that had to. Its copy of the task stays off the lane's stack.
+//
+//go:noinline
+func (j *job) gaveWay() error { return takenOver(j.task) }
+
+// named gives the log of a task its name.
+func named(ctx context.Context, t *Task) context.Context {
+	return logkit.With(ctx, logkit.RequestID.Of(t.ID), logkit.Instance.Of(t.Instance), logkit.Task.Of(t.Method))
+}
+
+// finish journals the end of a turn and tells of it.
+func (a *Agent) finish(ctx context.Context, j *job, err error, started time.Time) bool {
+	log := logkit.From(ctx)
+	done, jerr := a.end(ctx, j, j.out, err)
 	switch {
 	case jerr != nil: // the journal is away for good: the task is taken up at the next start
 		log.Error("the end of a task can't be journaled; it is taken up at the next start", logkit.Err(jerr))
@@ -218,12 +232,13 @@ func newInstance(host string, spec instance.Spec, now time.Time) instance.Instan
 }
 
 // act runs the verb.
-func (a *Agent) act(ctx context.Context, j *job) (outcome, error) {
-	e := a.endpoints[j.task.Method]
-	if e.verb != nil {
-		return e.verb(a, ctx, j)
+func (a *Agent) act(ctx context.Context, j *job) (err error) {
+	do := a.endpoints[j.task.Method].verb
+	if do == nil {
+		do = a.endpoints[j.task.Method].now
 	}
-	return e.now(a, ctx, j)
+	j.out, err = do(a, ctx, j)
+	return err
 }
 
 // end journals the outcome: the task's state, the record, the events, as one. It is

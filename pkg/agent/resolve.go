@@ -41,7 +41,7 @@ func (a *Agent) resolveMigration(ctx context.Context, j *job) (outcome, error) {
 // goOnWith carries a settled migration to its end; it has no task any more.
 func (a *Agent) goOnWith(rec migration.Record) {
 	green.SpawnN(a.base, func(ctx context.Context) error {
-		if _, err := a.source.Run(ctx, rec); err != nil && ctx.Err() == nil {
+		if _, err := a.source.Run(ctx, &rec); err != nil && ctx.Err() == nil {
 			logkit.From(ctx).Warn("a settled migration ended", logkit.Migration.Of(rec.Migration.UUID), logkit.Err(err))
 		}
 		return nil

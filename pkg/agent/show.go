@@ -92,7 +92,7 @@ func (a *Agent) availableResource(context.Context, any) (any, error) { return a.
 // does not stand in its own way.
 func (a *Agent) resources(without string) api.Resources {
 	facts, _, _ := a.machine.get()
-	return inventory.Count(a.cfg.Inventory, facts, a.ledger.specs(without), a.machine.foreignCount())
+	return inventory.Count(a.cfg.Inventory, facts, a.ledger.takenWithout(without), a.machine.foreignCount())
 }
 
 // console gives the end of a guest's console.

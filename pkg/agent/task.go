@@ -76,6 +76,7 @@ type job struct {
 	task    Task
 	args    any
 	inst    instance.Instance // the record at its begin; zero when there is none
+	out     outcome           // of the verb
 	held    bool              // it has its instance's lane
 	begun   bool              // and its begin stands in the journal
 	resumed bool              // the agent stopped in the middle of an earlier try

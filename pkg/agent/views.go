@@ -307,7 +307,7 @@ func (a *Agent) hostView() api.HostView {
 	if connected {
 		v.Hypervisor = "connected"
 	}
-	for _, r := range a.ledger.openMigrations() {
+	a.ledger.eachOpen(func(r *migration.Record) {
 		switch {
 		case r.Migration.Status == instance.MigrationError:
 			v.Problems = append(v.Problems, "migration "+r.Migration.UUID+": its outcome is unknown; compute-agent migration resolve "+r.Migration.UUID)
@@ -316,21 +316,34 @@ func (a *Agent) hostView() api.HostView {
 		case r.Role == migration.RoleDest && !r.Committed:
 			v.MigrationsIn++
 		}
-	}
+	})
 	return v
 }
 
-// progressBoard holds the newest progress of each running migration.
+// eachOpen walks over the records that hold their instance, in no order, and copies no
+// table: a host may have thousands. fn must not keep its argument.
+func (l *ledger) eachOpen(fn func(*migration.Record)) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	var r migration.Record
+	for key := range l.open {
+		r = l.records[key]
+		fn(&r)
+	}
+}
+
+// progressBoard holds the newest progress of each running migration. What was put is
+// never changed.
 type progressBoard struct {
 	views *viewSet
 	mu    sync.Mutex
-	by    map[string]instance.Migration
+	by    map[string]*instance.Migration
 }
 
-func (p *progressBoard) put(m instance.Migration) {
+func (p *progressBoard) put(m *instance.Migration) {
 	p.mu.Lock()
 	if p.by == nil {
-		p.by = map[string]instance.Migration{}
+		p.by = map[string]*instance.Migration{}
 	}
 	if m.Status.Ended() {
 		delete(p.by, m.UUID) // the record has it now
@@ -343,12 +356,11 @@ func (p *progressBoard) put(m instance.Migration) {
 
 // of gives a migration as its record has it, with the progress of the moment.
 func (p *progressBoard) of(r migration.Record) instance.Migration {
-	m := r.Migration
 	p.mu.Lock()
-	live, ok := p.by[m.UUID]
+	live := p.by[r.Migration.UUID]
 	p.mu.Unlock()
-	if ok && !m.Status.Ended() {
-		return live
+	if live != nil && !r.Migration.Status.Ended() {
+		return *live
 	}
-	return m
+	return r.Migration
 }

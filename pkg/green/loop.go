@@ -39,6 +39,7 @@ type loopRun[T any] struct {
 	every   time.Duration
 	options loopOptions
 	begun   time.Time
+	timer   *time.Timer // of the sleeps; nil before the first
 
 	stop    chan struct{} // closed by Stop
 	halt    sync.Once
@@ -100,22 +101,43 @@ func NewFixedIntervalLoopingCall[T any](fn func(context.Context) error) *FixedIn
 // ErrLoopInterval. While the loop runs, Start gives ErrLoopRunning; it may be
 // started anew as soon as Wait has returned.
 func (l *FixedIntervalLoopingCall[T]) Start(ctx context.Context, every time.Duration, opts ...LoopOption) error {
+	run, err := l.begin(ctx, every, opts)
+	if err == nil {
+		go run.loop(l.fn)
+	}
+	return err
+}
+
+// Run is Start and Wait in one: the caller's own goroutine becomes the loop, where
+// another one, with a stack of its own, would only be waited for. Stop ends it from
+// elsewhere. A function that leaves by Goexit takes the caller along.
+func (l *FixedIntervalLoopingCall[T]) Run(ctx context.Context, every time.Duration, opts ...LoopOption) (T, error) {
+	run, err := l.begin(ctx, every, opts)
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	run.loop(l.fn)
+	return run.value, run.err
+}
+
+// begin marks the call as running.
+func (l *FixedIntervalLoopingCall[T]) begin(ctx context.Context, every time.Duration, opts []LoopOption) (*loopRun[T], error) {
 	run := &loopRun[T]{ctx: ctx, every: every, stop: make(chan struct{}), done: make(chan struct{}), stopped: l.clear}
 	for _, opt := range opts {
 		opt(&run.options)
 	}
 	if every < 0 || run.options.initialDelay < 0 {
-		return fmt.Errorf("%w: every %v, initial delay %v", ErrLoopInterval, every, run.options.initialDelay)
+		return nil, fmt.Errorf("%w: every %v, initial delay %v", ErrLoopInterval, every, run.options.initialDelay)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.running {
-		return ErrLoopRunning
+		return nil, ErrLoopRunning
 	}
 	l.running, l.last = true, run
 	run.begun = time.Now()
-	go run.loop(l.fn)
-	return nil
+	return run, nil
 }
 
 // Stop ends the loop: a sleep at once, a run in progress when it returns. Wait
@@ -168,12 +190,15 @@ func (r *loopRun[T]) loop(fn func(context.Context) error) {
 		if errors.Is(r.err, ErrGoexit) {
 			report(r.ctx, "looping call's function did not return", r.err)
 		}
+		if r.timer != nil {
+			r.timer.Stop()
+		}
 		r.stopped()
 		close(r.done)
 	}()
-	wake := mergeWakes(r)
+	wakes := mergeWakes(r)
 	next := r.begun.Add(r.options.initialDelay)
-	for r.pause(next, &wake) {
+	for r.pause(next, &wakes) {
 		started := time.Now()
 		err := guarded(r.ctx, fn)
 		if r.over(err) {
@@ -186,24 +211,34 @@ func (r *loopRun[T]) loop(fn func(context.Context) error) {
 	}
 }
 
+// directWakes is how many channels a loop listens to by itself.
+const directWakes = 2
+
 // pause waits until next, or a wake-up. It is false, with the outcome set, if
 // the loop was stopped or its context ended.
-func (r *loopRun[T]) pause(next time.Time, wake *<-chan struct{}) bool {
-	if r.interrupted() {
-		return false
-	}
+func (r *loopRun[T]) pause(next time.Time, wakes *[directWakes]<-chan struct{}) bool {
 	d := time.Until(next)
 	if d <= 0 {
+		if r.interrupted() {
+			return false
+		}
 		_ = Sleep(r.ctx, 0) // yields; how the context is doing is asked next
 		return !r.interrupted()
 	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
+	if r.timer == nil {
+		r.timer = time.NewTimer(d)
+	} else {
+		r.timer.Reset(d)
+	}
 	select {
-	case <-timer.C:
-	case _, open := <-*wake:
+	case <-r.timer.C:
+	case _, open := <-wakes[0]:
 		if !open {
-			*wake = nil
+			wakes[0] = nil
+		}
+	case _, open := <-wakes[1]:
+		if !open {
+			wakes[1] = nil
 		}
 	case <-r.stop:
 	case <-r.ctx.Done():
@@ -265,20 +300,20 @@ func loopValue[T any](d *loopDoneError) (T, error) {
 	return v, nil
 }
 
-// mergeWakes gives the one channel that the loop listens to. Several are
-// forwarded one value at a time; their goroutines end with the loop.
-func mergeWakes[T any](r *loopRun[T]) <-chan struct{} {
-	switch len(r.options.wakes) {
-	case 0:
-		return nil
-	case 1:
-		return r.options.wakes[0]
+// mergeWakes gives the channels that the loop listens to. More than it can listen to
+// are forwarded one value at a time; their goroutines end with the loop.
+func mergeWakes[T any](r *loopRun[T]) (direct [directWakes]<-chan struct{}) {
+	wakes := r.options.wakes
+	if len(wakes) <= directWakes {
+		copy(direct[:], wakes)
+		return direct
 	}
 	merged := make(chan struct{})
-	for _, ch := range r.options.wakes {
+	direct[0], direct[1] = wakes[0], merged
+	for _, ch := range wakes[1:] {
 		go forwardWakes(ch, merged, r.done)
 	}
-	return merged
+	return direct
 }
 
 func forwardWakes(from <-chan struct{}, to chan<- struct{}, end <-chan struct{}) {

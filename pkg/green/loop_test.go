@@ -2,6 +2,7 @@ package green_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"testing"
@@ -302,6 +303,22 @@ var loopWakeOnCases = []conformCase{
 		ended(t, ctx, l, "x", nil)
 		b.expect(t, 0, 500)
 	}},
+	{"new, three channels", func(t *testing.T, ctx context.Context) {
+		b := newBeats()
+		var wakes [3]chan struct{}
+		var opts []green.LoopOption
+		for i := range wakes {
+			wakes[i] = make(chan struct{})
+			opts = append(opts, green.WakeOn(wakes[i]))
+		}
+		l := startLoop(t, ctx, b.until(5, green.LoopDone("x")), 500*ms, opts...)
+		for _, wake := range wakes {
+			_ = green.Sleep(ctx, 100*ms)
+			wake <- struct{}{}
+		}
+		ended(t, ctx, l, "x", nil)
+		b.expect(t, 0, 100, 200, 300, 800)
+	}},
 	{"new, several channels, one closed", func(t *testing.T, ctx context.Context) {
 		b, wake, finish := newBeats(), make(chan struct{}), make(chan struct{})
 		l := startLoop(t, ctx, b.until(5, green.LoopDone("x")), 500*ms, green.WakeOn(wake), green.WakeOn(finish))
@@ -313,6 +330,44 @@ var loopWakeOnCases = []conformCase{
 		wake <- struct{}{}
 		ended(t, ctx, l, "x", nil)
 		b.expect(t, 0, 100, 200, 300, 800)
+	}},
+}
+
+func TestLoopRun(t *testing.T) { conform(t, loopRunCases) }
+
+var loopRunCases = []conformCase{
+	{"new, the caller's goroutine is the loop", func(t *testing.T, ctx context.Context) {
+		b := newBeats()
+		before := runtime.NumGoroutine()
+		l := green.NewFixedIntervalLoopingCall[string](func(ctx context.Context) error {
+			want(t, "goroutines", runtime.NumGoroutine(), before)
+			return b.until(3, green.LoopDone("x"))(ctx)
+		})
+		v, err := l.Run(ctx, time.Second)
+		want(t, "Run", v, "x")
+		wantErr(t, "Run", err, nil)
+		b.expect(t, 0, 1000, 2000)
+		ended(t, ctx, l, "x", nil)
+	}},
+	{"new, a panic is an error, and Stop works from elsewhere", func(t *testing.T, ctx context.Context) {
+		ctx, _ = listen(ctx)
+		l := green.NewFixedIntervalLoopingCall[string](func(context.Context) error { panic("boom") })
+		_, err := l.Run(ctx, time.Second)
+		var p *green.PanicError
+		want(t, "a PanicError", errors.As(err, &p), true)
+		l = green.NewFixedIntervalLoopingCall[string](newBeats().until(99, nil))
+		green.SpawnAfter(ctx, time.Minute, func(context.Context) (int, error) { l.Stop(); return 0, nil })
+		_, err = l.Run(ctx, time.Hour)
+		wantErr(t, "Run", err, nil)
+	}},
+	{"new, it refuses what Start refuses", func(t *testing.T, ctx context.Context) {
+		l := startLoop(t, ctx, newBeats().until(99, nil), time.Second)
+		_, err := l.Run(ctx, time.Second)
+		wantErr(t, "Run", err, green.ErrLoopRunning)
+		l.Stop()
+		ended(t, ctx, l, "", nil)
+		_, err = l.Run(ctx, -1)
+		wantErr(t, "Run", err, green.ErrLoopInterval)
 	}},
 }
 

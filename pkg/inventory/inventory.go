@@ -8,7 +8,6 @@ package inventory
 
 import (
 	"fmt"
-	"iter"
 
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
@@ -38,20 +37,28 @@ func (c Config) WithDefaults() Config {
 	return c
 }
 
-// Count adds up what the host has and what specs (instances and claims of guests
-// that are to come) take. foreign is the number of domains that are not ours:
-// they are counted and nothing else is known of them.
-func Count(c Config, h virt.Host, specs iter.Seq[instance.Spec], foreign int) api.Resources {
-	r := api.Resources{
-		VCPUs: h.VCPUs, VCPUsUsed: c.ReservedHostCPUs, MemoryMiB: h.MemoryMiB, MemoryMiBUsed: c.ReservedHostMemoryMiB,
-		DiskGiB: h.DiskGiB, DiskFreeGiB: h.DiskFreeGiB, Foreign: foreign,
+// Taken is what instances and claims of guests that are to come take of a host: a
+// running total, for each build asks and there may be thousands.
+type Taken struct{ Instances, VCPUs, MemoryMiB int }
+
+// Add gives the total with one guest more.
+func (t Taken) Add(s instance.Spec) Taken {
+	return Taken{t.Instances + 1, t.VCPUs + s.VCPUs, t.MemoryMiB + s.MemoryMiB}
+}
+
+// Without gives the total with one guest less, which must have been added.
+func (t Taken) Without(s instance.Spec) Taken {
+	return Taken{t.Instances - 1, t.VCPUs - s.VCPUs, t.MemoryMiB - s.MemoryMiB}
+}
+
+// Count adds up what the host has and what is taken of it. foreign is the number of
+// domains that are not ours: they are counted and nothing else is known of them.
+func Count(c Config, h virt.Host, t Taken, foreign int) api.Resources {
+	return api.Resources{
+		VCPUs: h.VCPUs, VCPUsUsed: c.ReservedHostCPUs + t.VCPUs,
+		MemoryMiB: h.MemoryMiB, MemoryMiBUsed: c.ReservedHostMemoryMiB + t.MemoryMiB,
+		DiskGiB: h.DiskGiB, DiskFreeGiB: h.DiskFreeGiB, Foreign: foreign, Instances: t.Instances,
 	}
-	for s := range specs {
-		r.Instances++
-		r.VCPUsUsed += s.VCPUs
-		r.MemoryMiBUsed += s.MemoryMiB
-	}
-	return r
 }
 
 // Reasons lists everything that keeps spec from fitting beside what is used; none: it fits.

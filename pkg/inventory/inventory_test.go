@@ -1,7 +1,6 @@
 package inventory_test
 
 import (
-	"slices"
 	"strings"
 	"testing"
 
@@ -13,7 +12,8 @@ import (
 func TestReasons(t *testing.T) {
 	c := inventory.Config{CPUAllocationRatio: 2, RAMAllocationRatio: 1, ReservedHostMemoryMiB: 100}.WithDefaults()
 	host := virt.Host{VCPUs: 4, MemoryMiB: 1000, DiskGiB: 10, DiskFreeGiB: 5}
-	there := []instance.Spec{{VCPUs: 4, MemoryMiB: 400}}
+	gone := instance.Spec{VCPUs: 3, MemoryMiB: 300}
+	there := inventory.Taken{}.Add(gone).Add(instance.Spec{VCPUs: 4, MemoryMiB: 400}).Without(gone)
 	overlay := func(gib int) []instance.Disk {
 		return []instance.Disk{{Source: instance.DiskSource{Image: "/i"}, SizeGiB: gib}}
 	}
@@ -30,7 +30,7 @@ func TestReasons(t *testing.T) {
 	}
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
-			got := inventory.Reasons(c, inventory.Count(c, host, slices.Values(there), 2), tc.spec)
+			got := inventory.Reasons(c, inventory.Count(c, host, there, 2), tc.spec)
 			if len(got) != len(tc.want) {
 				t.Fatalf("Reasons = %q, want %d", got, len(tc.want))
 			}

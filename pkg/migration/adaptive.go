@@ -33,8 +33,8 @@ func (c AdaptiveConfig) WithDefaults() AdaptiveConfig {
 // guest would need more; when that has gone on for long without what remains
 // getting less, the migration has stalled. At least two iterations must have
 // passed since the best one: a slow link alone is no stall.
-func (p Policy) adaptive(s Snapshot) Decision {
-	c := p.Adaptive
+func (p *Policy) adaptive(s *Snapshot) Decision {
+	c := &p.Adaptive
 	if s.Permitted == 0 {
 		return Decision{Action: ActSetDowntime, Downtime: c.DowntimeFirst}
 	}

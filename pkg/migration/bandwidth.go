@@ -26,8 +26,8 @@ of that not more than its share of the host's budget:
 	                     QEMU limits only what is sent ahead, never a page asked for.
 */
 
-// ownLimit is the migration's own limit in one mode or the other.
-func (c Config) ownLimit(rec Record, postCopy bool) uint64 {
+// ownLimit is a migration's own limit in one mode or the other.
+func ownLimit(c *Config, rec *Record, postCopy bool) uint64 {
 	switch {
 	case rec.Limited:
 		return rec.Args.BandwidthMiB
@@ -38,8 +38,8 @@ func (c Config) ownLimit(rec Record, postCopy bool) uint64 {
 }
 
 // limit is what the job may use in one mode or the other.
-func (r *run) limit(rec Record, postCopy bool) uint64 {
-	return r.s.budget.of(r, r.s.cfg.ownLimit(rec, postCopy))
+func (r *run) limit(rec *Record, postCopy bool) uint64 {
+	return r.s.budget.of(r, ownLimit(&r.s.cfg, rec, postCopy))
 }
 
 // applyLimit tells the hypervisor the limit, unless it has it. One at a time.
@@ -51,7 +51,7 @@ func (r *run) applyLimit(ctx context.Context) error {
 	}
 	defer func() { <-r.limiting }()
 	rec := r.record()
-	want := r.limit(rec, rec.PostCopy)
+	want := r.limit(&rec, rec.PostCopy)
 	if r.hasLimit(rec.PostCopy, want) {
 		return nil
 	}
@@ -100,11 +100,18 @@ func (r *run) firstLimits(req virt.MigrateRequest) limits {
 	return limits{req.BandwidthMiB, req.PostCopyMiB}
 }
 
-// throttle keeps the job at its limit. An error is told and not fatal.
-func (m *monitor) throttle(ctx context.Context, rec Record) {
-	if m.r.hasLimit(rec.PostCopy, m.r.limit(rec, rec.PostCopy)) {
-		return
-	}
+// limited reports whether the hypervisor has the limit that the job is to have now. It is
+// asked at each beat and copies nothing.
+func (r *run) limited() bool {
+	r.mu.Lock()
+	postCopy := r.rec.PostCopy
+	own, has := ownLimit(&r.s.cfg, &r.rec, postCopy), *r.inForce.of(postCopy)
+	r.mu.Unlock()
+	return r.s.budget.of(r, own) == has
+}
+
+// throttle gives the job its limit. An error is told and not fatal.
+func (m *monitor) throttle(ctx context.Context) {
 	if !m.limitedAt.IsZero() && time.Since(m.limitedAt) < limitAgain {
 		return
 	}

@@ -93,7 +93,7 @@ func BenchmarkFinishToPost(b *testing.B) {
 		})
 		time.AfterFunc(2*time.Millisecond, func() { close(w.end) })
 		inst := instance.Instance{UUID: instance.NewUUID(), Generation: 1, Spec: instance.Spec{MemoryMiB: 1024}}
-		if m, err := s.Run(b.Context(), migration.NewRecord(inst, api.MigrateArgs{Instance: inst.UUID, Dest: "b"}, "a", "")); err != nil {
+		if m, err := s.Run(b.Context(), new(migration.NewRecord(inst, api.MigrateArgs{Instance: inst.UUID, Dest: "b"}, "a", ""))); err != nil {
 			b.Fatalf("%+v, %v", m, err)
 		}
 		took = append(took, time.Duration(w.posted.Load()-w.ended.Load()))

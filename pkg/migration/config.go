@@ -47,6 +47,13 @@ type Config struct {
 	RetryLimit      time.Duration // and end here; 30 s
 	MonitorInterval time.Duration // the beat of the monitor; 0.5 s
 
+	// What a beat saw is told to the Reporter when it has changed, at most once each
+	// ProgressInterval and migration, and for all migrations together at most ProgressRate
+	// times a second: with more of them than that each is told less often. A change of
+	// status or phase is told at once.
+	ProgressInterval time.Duration // 1 s
+	ProgressRate     int           // a second; 500
+
 	Policy         string  // for requests without one; adaptive
 	OnStall        OnStall // abort
 	PermitPostCopy bool    // nova's live_migration_permit_post_copy; false
@@ -92,6 +99,8 @@ func (c Config) WithDefaults() Config {
 	c.RetryFirst = or(c.RetryFirst, time.Second)
 	c.RetryLimit = or(c.RetryLimit, 30*time.Second)
 	c.MonitorInterval = or(c.MonitorInterval, 500*time.Millisecond)
+	c.ProgressInterval = or(c.ProgressInterval, time.Second)
+	c.ProgressRate = or(c.ProgressRate, 500)
 	c.Policy = or(c.Policy, PolicyAdaptive)
 	c.OnStall = or(c.OnStall, StallAbort)
 	c.Downtime.MaxDowntime = or(c.Downtime.MaxDowntime, 500*time.Millisecond)

@@ -243,7 +243,7 @@ func (r *run) sourceFacts(ctx context.Context, w *worker) (running bool, f Facts
 	f = Facts{Source: SightUnknown, Dest: SightUnknown}
 	d, err := r.look(ctx)
 	f.Source = SightOf(d, err)
-	if running, _, err = r.jobRuns(ctx); running {
+	if running, err = r.jobRuns(ctx, new(virt.Job)); running {
 		return true, f
 	}
 	if err != nil { // without that answer a guest that runs here may still be leaving

@@ -14,12 +14,12 @@ const keepEvery = time.Minute
 
 // keep journals the timeline and the progress, for whoever takes the job up after a
 // restart. When the journal refuses, the next time will do.
-func (m *monitor) keep(ctx context.Context) {
-	if time.Since(m.keptAt) < keepEvery {
+func (m *monitor) keep(ctx context.Context, now time.Time) {
+	if now.Sub(m.keptAt) < keepEvery {
 		return
 	}
-	m.keptAt = time.Now()
-	if err := m.r.keep(ctx); err != nil {
+	m.keptAt = now
+	if err := aside(ctx, m.r.keep); err != nil {
 		logkit.From(ctx).Debug("the timeline could not be journaled", logkit.Err(err))
 	}
 }
@@ -45,4 +45,13 @@ func (r *run) withTimeline(rec Record) Record {
 }
 
 // restored goes on with the timeline of an earlier walk.
-func restored(moments []instance.Moment) timeline { return timeline{moments: moments} }
+func restored(moments []instance.Moment) timeline {
+	var t timeline
+	for _, m := range moments {
+		t.put(glimpse{
+			remaining: float32(m.RemainingBytes), atMS: narrow(m.AtMS), permitted: narrow(m.PermittedMS),
+			iteration: narrow(m.Iteration), throttle: uint8(min(max(m.ThrottlePercent, 0), 100)),
+		}, Action(m.Action), m.Reason)
+	}
+	return t
+}

@@ -3,13 +3,13 @@ package migration
 import (
 	"context"
 	"errors"
+	"hash/fnv"
 	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/instance"
-	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
 // abortAgain is when an abort that had no effect is repeated.
@@ -33,9 +33,11 @@ type monitor struct {
 	begun  time.Time
 	clock  time.Duration // of the job, when the monitor began: what passed before a restart
 
-	track     Track
-	permitted time.Duration
-	raisedAt  time.Duration
+	snap        Snapshot // of the last look
+	canPostCopy bool
+	shown       uint64    // the sum of the progress told last
+	shownAt     time.Time // when; zero: never
+
 	refused   bool      // post-copy was, once
 	torn      bool      // post-copy is broken
 	doubted   time.Time // since when the guest runs here although post-copy was begun
@@ -50,7 +52,7 @@ type monitor struct {
 
 func (r *run) newMonitor(w *worker) *monitor {
 	now := time.Now()
-	return &monitor{r: r, worker: w, policy: r.policy(), begun: now, quiet: now, keptAt: now}
+	return &monitor{r: r, worker: w, policy: r.policy(), begun: now, quiet: now, keptAt: now, canPostCopy: r.canPostCopy()}
 }
 
 // policy is what this migration decides by: the request's words before the host's.
@@ -61,29 +63,34 @@ func (r *run) policy() Policy {
 	if timeout == 0 && c.CompletionTimeout > 0 {
 		timeout = CompletionTimeout(c.CompletionTimeout, dataGB)
 	}
-	return Policy{
-		Name:     or(rec.Args.Policy, c.Policy),
-		OnStall:  c.OnStall,
-		Timeout:  timeout,
-		Schedule: DowntimeSchedule(c.Downtime, dataGB),
-		Adaptive: c.Adaptive,
+	p := Policy{Name: or(rec.Args.Policy, c.Policy), OnStall: c.OnStall, Timeout: timeout, Adaptive: c.Adaptive}
+	if p.Name == PolicyNova {
+		p.Schedule = DowntimeSchedule(c.Downtime, dataGB)
 	}
+	return p
 }
 
 // watch beats until the job is over as far as this host can see. When ctx ends it
-// returns its cause and the job goes on.
+// returns its cause and the job goes on. Jobs that are taken up again, all at the same
+// moment after a restart, are looked at spread over one interval.
 func (m *monitor) watch(ctx context.Context) error {
+	every := m.r.s.cfg.MonitorInterval
 	opts := []green.LoopOption{green.WakeOn(m.r.wake)}
 	if m.worker != nil {
 		opts = append(opts, green.WakeOn(m.worker.finish.Done()))
+	} else {
+		opts = append(opts, green.InitialDelay(spread(m.r.id, every)))
 	}
 	m.quiet, m.failedAt = time.Now(), time.Time{}
-	loop := green.NewFixedIntervalLoopingCall[struct{}](m.beat)
-	if err := loop.Start(ctx, m.r.s.cfg.MonitorInterval, opts...); err != nil {
-		return fault.Wrap(err, op, m.r.id)
-	}
-	_, err := loop.Wait(ctx)
+	_, err := green.NewFixedIntervalLoopingCall[struct{}](m.beat).Run(ctx, every, opts...)
 	return causeOf(ctx, err)
+}
+
+// spread gives each migration a moment of its own within an interval.
+func spread(id string, every time.Duration) time.Duration {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(id)) // never an error
+	return time.Duration(float64(every) * float64(h.Sum32()) / (1 << 32))
 }
 
 func (m *monitor) done() error { return green.LoopDone(struct{}{}) }
@@ -93,16 +100,17 @@ func (m *monitor) beat(ctx context.Context) error {
 	if m.worker != nil && m.worker.finish.Ready() || m.told() {
 		return m.done()
 	}
-	running, job, err := m.r.jobRuns(ctx)
+	running, err := m.r.jobRuns(ctx, &m.snap.Job)
+	now := time.Now()
 	switch {
 	case m.worker != nil && m.worker.finish.Ready(): // while we asked
 		return m.done()
 	case err != nil: // the hypervisor is away: its job goes on without us
 		logkit.From(ctx).Debug("the job can't be looked at", logkit.Err(err))
-		m.quiet = time.Now()
+		m.quiet = now
 	case running:
-		m.seen, m.quiet = true, time.Now()
-		m.observe(ctx, job)
+		m.seen, m.quiet = true, now
+		m.observe(ctx, now)
 		if m.givenUp() {
 			return m.done()
 		}
@@ -143,45 +151,67 @@ func (m *monitor) over() bool {
 }
 
 // observe publishes a running job's progress and does what its policy wants.
-func (m *monitor) observe(ctx context.Context, j virt.Job) {
+func (m *monitor) observe(ctx context.Context, now time.Time) {
+	s := &m.snap
 	if m.clock == 0 && m.worker == nil { // re-adopted: the job's clock went on
-		m.clock = j.Elapsed
+		m.clock = s.Job.Elapsed
 	}
-	elapsed := time.Since(m.begun) + m.clock
-	m.track = m.track.Observe(j, elapsed, m.policy.Adaptive.StallMargin)
-	m.doubt(ctx)
-	rec := m.r.record()
-	m.throttle(ctx, rec)
-	s := Snapshot{
-		Elapsed: elapsed, Job: j, Track: m.track, Permitted: m.permitted, RaisedAt: m.raisedAt,
-		CanPostCopy: m.r.canPostCopy() && !m.refused, PostCopy: rec.PostCopy, Paused: rec.PausedByUs,
-		Force: m.r.forceAsked() != nil,
+	s.Elapsed = now.Sub(m.begun) + m.clock
+	s.Track = s.Track.observe(&s.Job, s.Elapsed, m.policy.Adaptive.StallMargin)
+	at := m.r.standing()
+	if at.postCopy {
+		m.doubt(ctx)
+		at = m.r.standing()
 	}
-	m.publish(s)
-	if m.r.abortAsked() && !rec.PostCopy {
+	if !m.r.limited() {
+		m.throttle(ctx)
+	}
+	s.CanPostCopy, s.PostCopy, s.Paused, s.Force = m.canPostCopy && !m.refused, at.postCopy, at.paused, at.forced
+	m.publish(s, now)
+	if at.aborted && !at.postCopy {
 		m.abort(ctx)
 		return
 	}
-	d := m.policy.Decide(s)
-	m.r.remember(s, d)
-	m.keep(ctx)
-	m.act(ctx, d)
+	d := m.policy.decide(s)
+	m.r.remember(s, &d)
+	m.keep(ctx, now)
+	if d.Action != ActNone || at.forced {
+		m.act(ctx, d)
+	}
 }
 
-// publish puts the snapshot into the record's progress.
-func (m *monitor) publish(s Snapshot) {
-	m.r.note(func(rec *Record) { rec.Migration.Progress = progressOf(s, rec.Migration.Progress.Percent) })
+// publish keeps the snapshot as the record's progress, and tells of it when something
+// but the clock has changed and the last time is long enough ago.
+func (m *monitor) publish(s *Snapshot, now time.Time) {
+	p := progressOf(s)
+	sum := sumOf(&p)
+	tell := sum != m.shown && now.Sub(m.shownAt) >= m.r.s.progressEvery()
+	if tell {
+		m.shown, m.shownAt = sum, now
+	}
+	m.r.progress(p, tell)
 }
 
-// progressOf renders a snapshot. The percentage counts disks and never falls; 100 is
-// for the end.
-func progressOf(s Snapshot, percent int) instance.Progress {
-	j := s.Job
+// sumOf stands for all of a progress but its clock. Two that differ may have the same
+// sum, once in a blue moon; then one of them is told a beat later.
+func sumOf(p *instance.Progress) (sum uint64) {
+	for _, n := range [...]uint64{
+		p.Memory.Total, p.Memory.Processed, p.Memory.Remaining, p.Disk.Processed, p.Disk.Remaining, p.Bandwidth, p.DirtyRate,
+		p.Iteration, uint64(p.PermittedDowntimeMS), uint64(p.ImpliedDowntimeMS), //nolint:gosec // only told apart
+	} {
+		sum = (sum ^ n) * 1099511628211 // FNV's prime
+	}
+	return sum
+}
+
+// progressOf renders a snapshot. The percentage counts disks; 100 is for the end.
+func progressOf(s *Snapshot) instance.Progress {
+	j := &s.Job
 	now := Progress(j.Memory.Remaining+j.Disk.Remaining, j.Memory.Total+j.Disk.Total)
 	return instance.Progress{
 		Memory: j.Memory, Disk: j.Disk, Bandwidth: j.Bandwidth, DirtyRate: j.DirtyRate, Iteration: j.Iteration,
 		PermittedDowntimeMS: s.Permitted.Milliseconds(), ImpliedDowntimeMS: s.Implied().Milliseconds(),
-		Percent: max(percent, min(now, 99)), ElapsedMS: max(j.Elapsed, s.Elapsed).Milliseconds(),
+		Percent: max(0, min(now, 99)), ElapsedMS: max(j.Elapsed, s.Elapsed).Milliseconds(),
 	}
 }
 
@@ -203,7 +233,7 @@ func (m *monitor) act(ctx context.Context, d Decision) {
 	switch d.Action {
 	case ActNone:
 	case ActSetDowntime:
-		m.permitted, m.raisedAt = d.Downtime, time.Since(m.begun)+m.clock // also when it fails: not again at each beat
+		m.snap.Permitted, m.snap.RaisedAt = d.Downtime, time.Since(m.begun)+m.clock // also when it fails: not again at each beat
 		err = m.bounded(ctx, func(ctx context.Context) error {
 			return m.r.s.ports.Hypervisor.SetMaxDowntime(ctx, m.r.instance, d.Downtime)
 		})
@@ -270,9 +300,6 @@ func (m *monitor) postCopy(ctx context.Context) error {
 // later: the request was lost on its way, with an error or with the agent that made it.
 // With the mark nothing would ever end a migration that can't end by itself.
 func (m *monitor) doubt(ctx context.Context) {
-	if !m.r.record().PostCopy {
-		return
-	}
 	d, err := m.r.look(ctx)
 	switch sight := SightOf(d, err); {
 	case sight == SightLost:

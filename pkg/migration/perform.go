@@ -57,8 +57,8 @@ func (r *run) request() virt.MigrateRequest {
 		Migration:    r.id,
 		Generation:   rec.Migration.Generation,
 		Inbound:      rec.Inbound,
-		BandwidthMiB: r.limit(rec, false),
-		PostCopyMiB:  r.limit(rec, true),
+		BandwidthMiB: r.limit(&rec, false),
+		PostCopyMiB:  r.limit(&rec, true),
 		Parallel:     or(rec.Args.ParallelConnections, c.parallel(postCopy)),
 		PostCopy:     postCopy,
 		AutoConverge: c.PermitAutoConv && !postCopy, // nova's rule (nova.md 2.5)
@@ -98,11 +98,9 @@ func (r *run) perform(ctx context.Context) error {
 	} else if r.abortAsked() {
 		return r.aborted()
 	}
-	rec := r.record()
-	r.s.budget.join(r, r.s.cfg.ownLimit(rec, rec.PostCopy))
+	defer r.answerLate()
+	r.joinBudget()
 	defer r.s.budget.leave(r)
-	r.inForce = r.firstLimits(r.request())
-	defer r.answerForce(ActNone, fault.New(fault.Conflict, "live_migration_force_complete", r.id, "the migration ended before anything was done"))
 	var w *worker
 	if !r.resumed {
 		r.forgetJob()
@@ -110,6 +108,8 @@ func (r *run) perform(ctx context.Context) error {
 		defer w.thread.Kill(errJobOver)
 	}
 	m := r.newMonitor(w)
+	r.s.watched.Add(1)
+	defer r.s.watched.Add(-1)
 	for {
 		if err := m.watch(ctx); err != nil {
 			return err
@@ -135,6 +135,18 @@ func (r *run) perform(ctx context.Context) error {
 			return r.whyFailed(ctx, v, w)
 		}
 	}
+}
+
+// joinBudget takes the job's share of the host's bandwidth.
+func (r *run) joinBudget() {
+	rec := r.record()
+	r.s.budget.join(r, ownLimit(&r.s.cfg, &rec, rec.PostCopy))
+	r.inForce = r.firstLimits(r.request())
+}
+
+// answerLate tells whoever waits for force-complete that it came too late.
+func (r *run) answerLate() {
+	r.answerForce(ActNone, fault.New(fault.Conflict, "live_migration_force_complete", r.id, "the migration ended before anything was done"))
 }
 
 // forgetJob drops the statistics of a job before this one: of the guest's arrival.

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 )
 
@@ -34,7 +34,7 @@ type walker interface {
 // stopped; with err == nil that is the last one.
 func walk[W walker](ctx context.Context, w W, table []step[W], from Phase) (reached Phase, err error) {
 	for i := max(indexOf(table, from), 0); i < len(table); i++ {
-		s := table[i]
+		s := &table[i]
 		reached = s.name
 		if err := w.enter(ctx, s.name, s.status, s.quiet); err != nil {
 			return reached, err
@@ -76,19 +76,25 @@ func indexOf[W walker](table []step[W], p Phase) int {
 }
 
 // run does a step within its limit.
-func (s step[W]) run(ctx context.Context, w W) error {
+func (s *step[W]) run(ctx context.Context, w W) error {
 	if s.limit != nil {
-		var cancel context.CancelFunc
-		ctx, cancel = within(ctx, s.limit(w.config()), "phase "+string(s.name))
-		defer cancel()
+		return s.runWithin(ctx, w)
 	}
 	return causeOf(ctx, s.do(w, ctx))
 }
 
-// within bounds ctx; the cause of its end names what took too long.
-func within(ctx context.Context, limit time.Duration, what string) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, limit,
-		fault.Newf(fault.Timeout, "live_migration", "", "%s took longer than %v", what, limit))
+func (s *step[W]) runWithin(ctx context.Context, w W) error {
+	ctx, cancel := within(ctx, s.limit(w.config()), "phase "+string(s.name))
+	defer cancel()
+	return causeOf(ctx, s.do(w, ctx))
+}
+
+// aside runs fn on a stack of its own, which goes with it. The thread that conducts a
+// migration waits for minutes in perform with the stack that it has grown before, and
+// there are thousands of them: what goes deep before that is done aside.
+func aside(ctx context.Context, fn func(context.Context) error) error {
+	_, err := green.Spawn(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, fn(ctx) }).Wait(context.WithoutCancel(ctx))
+	return err
 }
 
 // causeOf prefers the reason of ctx's end over the error of whatever noticed it.

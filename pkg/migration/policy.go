@@ -54,6 +54,10 @@ type Track struct {
 // Observe gives the track after another look. A new minimum counts when it is
 // lower by the part margin.
 func (t Track) Observe(j virt.Job, elapsed time.Duration, margin float64) Track {
+	return t.observe(&j, elapsed, margin)
+}
+
+func (t Track) observe(j *virt.Job, elapsed time.Duration, margin float64) Track {
 	if j.Iteration == 0 { // the job has not begun to send
 		return t
 	}
@@ -73,7 +77,7 @@ func (t Track) Observe(j virt.Job, elapsed time.Duration, margin float64) Track 
 
 // Implied is the downtime that would be needed now: the best remaining over the
 // measured bandwidth; 0 while either is unknown.
-func (s Snapshot) Implied() time.Duration {
+func (s *Snapshot) Implied() time.Duration {
 	if s.Job.Bandwidth == 0 || s.Track.Iteration == 0 {
 		return 0
 	}
@@ -81,7 +85,7 @@ func (s Snapshot) Implied() time.Duration {
 }
 
 // Policy decides on snapshots. It is data: what varies between requests and hosts.
-type Policy struct {
+type Policy struct { //nolint:recvcheck // Decide takes a value: it changes nothing
 	Name     string         // nova, adaptive, pause_now or post_copy_now
 	OnStall  OnStall        // on a stall or a passed timeout
 	Timeout  time.Duration  // after which OnStall follows; 0: never
@@ -92,7 +96,10 @@ type Policy struct {
 // Decide answers one snapshot. It is pure. Post-copy is a one-way door: behind it
 // nothing is decided any more. A guest that we
 // paused has twice the time, then it is let go on here.
-func (p Policy) Decide(s Snapshot) Decision {
+func (p Policy) Decide(s Snapshot) Decision { return p.decide(&s) }
+
+// decide is Decide without the copies: it is asked twenty thousand times a second.
+func (p *Policy) decide(s *Snapshot) Decision {
 	if d, decided := p.limits(s); decided {
 		return d
 	}
@@ -115,7 +122,7 @@ func (p Policy) Decide(s Snapshot) Decision {
 }
 
 // limits is what holds for every policy.
-func (p Policy) limits(s Snapshot) (d Decision, decided bool) {
+func (p *Policy) limits(s *Snapshot) (d Decision, decided bool) {
 	none := Decision{Action: ActNone}
 	late := func(limit time.Duration) bool { return limit > 0 && s.Elapsed > limit }
 	switch {
@@ -134,7 +141,7 @@ func (p Policy) limits(s Snapshot) (d Decision, decided bool) {
 }
 
 // end brings a migration to its end one way or the other.
-func (s Snapshot) end(how OnStall, why string) Decision {
+func (s *Snapshot) end(how OnStall, why string) Decision {
 	switch {
 	case how == StallAbort:
 		return Decision{Action: ActAbort, Reason: why}
@@ -148,7 +155,7 @@ func (s Snapshot) end(how OnStall, why string) Decision {
 }
 
 // nova steps the permitted downtime by the clock alone (nova.md 2.3).
-func (p Policy) nova(s Snapshot) Decision {
+func (p *Policy) nova(s *Snapshot) Decision {
 	downtime, ok := DowntimeAt(p.Schedule, s.Elapsed)
 	if !ok || downtime == s.Permitted {
 		return Decision{Action: ActNone}

@@ -92,7 +92,7 @@ func TestBrokenPostCopyIsLeftToPeople(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if m, err := a.source.Run(w.ctx, again); err != nil || m.Status != instance.MigrationCompleted {
+		if m, err := a.source.Run(w.ctx, &again); err != nil || m.Status != instance.MigrationCompleted {
 			t.Errorf("taken up it ended as %s: %v", m.Status, err)
 		}
 		w.check(inst, "b")

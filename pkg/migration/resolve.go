@@ -62,7 +62,7 @@ func (s *Source) Settle(ctx context.Context, rec Record, v Verdict, byPerson boo
 	if !byPerson && proved != v {
 		return rec, fault.Newf(fault.Conflict, "resolve_migration", rec.Migration.UUID, "the facts do not prove that it is %s", v)
 	}
-	r, known, err := s.register(rec)
+	r, known, err := s.register(&rec)
 	if err != nil || known {
 		return rec, fault.New(fault.Conflict, "resolve_migration", rec.Migration.UUID, "this migration is being looked at already").Because(err)
 	}

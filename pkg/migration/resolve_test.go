@@ -54,8 +54,8 @@ func (w *world) settle(v migration.Verdict, byPerson bool) (instance.Migration, 
 	if rec.Frozen() || !rec.Settling {
 		w.t.Errorf("after Settle the record is %+v", rec)
 	}
-	m, _ := s.Run(w.ctx, rec)
-	return m, nil
+	m, _ := s.Run(w.ctx, &rec)
+	return *m, nil
 }
 
 func (w *world) wantLook(source, dest migration.Sight, v migration.Verdict) {

@@ -149,6 +149,39 @@ func (r *run) note(change func(*Record)) {
 	r.set(next)
 }
 
+// progress keeps what a beat saw, and reports it if told. Percent never falls. While
+// somebody else changes the record it does nothing: the next beat is near.
+func (r *run) progress(p instance.Progress, tell bool) {
+	select {
+	case r.saving <- struct{}{}:
+	default:
+		return
+	}
+	defer func() { <-r.saving }()
+	r.mu.Lock()
+	p.Percent = max(p.Percent, r.rec.Migration.Progress.Percent)
+	r.rec.Migration.Progress = p
+	if !tell {
+		r.mu.Unlock()
+		return
+	}
+	r.rec.Migration.UpdatedAt = time.Now()
+	r.mu.Unlock()
+	r.report()
+}
+
+// report tells of the migration as it stands.
+func (r *run) report() { r.s.ports.Reporter.Report(r.shown()) }
+
+// standing is what of the record each beat asks for.
+type standing struct{ aborted, postCopy, paused, forced bool }
+
+func (r *run) standing() standing {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return standing{aborted: r.rec.AbortRequested, postCopy: r.rec.PostCopy, paused: r.rec.PausedByUs, forced: r.forced != nil}
+}
+
 func (r *run) set(next Record) {
 	r.mu.Lock()
 	r.rec = next
@@ -160,12 +193,14 @@ func (r *run) set(next Record) {
 // comes too late; before perform a requested abort goes first.
 func (r *run) enter(ctx context.Context, p Phase, status instance.MigrationStatus, quiet bool) error {
 	change := func(rec *Record) { *rec = rec.advance(p, status, false) }
-	logkit.From(ctx).Debug("migration enters a phase", logkit.Phase.Of(string(p)))
-	if quiet {
-		r.note(change)
-		return nil
-	}
-	return r.save(ctx, change)
+	return aside(ctx, func(ctx context.Context) error {
+		logkit.From(ctx).Debug("migration enters a phase", logkit.Phase.Of(string(p)))
+		if quiet {
+			r.note(change)
+			return nil
+		}
+		return r.save(ctx, change)
+	})
 }
 
 // retreat implements walker.
@@ -173,31 +208,79 @@ func (r *run) retreat(ctx context.Context, p Phase) error {
 	return r.save(ctx, func(rec *Record) { *rec = rec.advance(p, "", true) })
 }
 
-// conduct is Run, once the migration is registered.
-func (r *run) conduct(ctx context.Context, accepted bool) (instance.Migration, error) {
+// conduct is Run, once the migration is registered. What it calls before and after the
+// walk keeps its copies of the record to itself: the walk waits for minutes, with the
+// stack under it.
+func (r *run) conduct(ctx context.Context, accepted bool) error {
+	ctx = r.named(ctx)
+	from, over, err := r.outsetAside(ctx, accepted)
+	if over || err != nil {
+		return err
+	}
+	reached, err := walk(ctx, r, r.s.table, from)
+	return aside(ctx, func(ctx context.Context) error { return r.conclude(ctx, reached, err) })
+}
+
+// named gives the migration's log its name.
+func (r *run) named(ctx context.Context) context.Context {
+	return logkit.With(ctx, logkit.Instance.Of(r.instance), logkit.Migration.Of(r.id), logkit.Peer.Of(r.dest()))
+}
+
+func (r *run) outsetAside(ctx context.Context, accepted bool) (from Phase, over bool, err error) {
+	err = aside(ctx, func(ctx context.Context) (err error) {
+		from, over, err = r.outset(ctx, accepted)
+		return err
+	})
+	return from, over, err
+}
+
+// outset is where the walk begins; over: it has ended already.
+func (r *run) outset(ctx context.Context, accepted bool) (from Phase, over bool, err error) {
 	rec := r.record()
-	ctx = logkit.With(ctx, logkit.Instance.Of(r.instance), logkit.Migration.Of(r.id), logkit.Peer.Of(rec.Migration.Dest))
-	from := rec.Phase
+	from = rec.Phase
 	switch {
 	case rec.Ended():
-		return rec.Migration, nil
+		return from, true, nil
 	case rec.Undoing:
 		var why error
 		if rec.Migration.Fault != nil { // a nil *Error is no nil error
 			why = rec.Migration.Fault
 		}
-		return r.giveUp(ctx, from, rec.Verdict, why)
+		err = r.giveUp(ctx, from, rec.Verdict, why)
+		return from, true, err
 	case from == PhasePrepare:
-		return r.giveUp(ctx, from, VerdictFailed, fault.New(fault.Unavailable, op, r.id, "the agent was restarted while the destination prepared").
+		err = r.giveUp(ctx, from, VerdictFailed, fault.New(fault.Unavailable, op, r.id, "the agent was restarted while the destination prepared").
 			WithHint("start the migration again"))
+		return from, true, err
 	case from == PhaseAccept && accepted, from == PhaseCheck:
 		from = PhaseQueue // after a restart from check too: the slot went with it
 	case from == PhasePerform && rec.PausedByUs:
 		r.recallPause(ctx)
 	}
 	logkit.From(ctx).Info("live migration begins", logkit.Phase.Of(string(from)))
-	reached, err := walk(ctx, r, sourceTable(), from)
-	return r.conclude(ctx, reached, err)
+	return from, false, nil
+}
+
+// shown gives the migration as it stands.
+func (r *run) shown() instance.Migration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rec.Migration
+}
+
+// copied is shown for whoever has little room on his stack.
+//
+//go:noinline
+func (r *run) copied() *instance.Migration {
+	m := r.shown()
+	return &m
+}
+
+// dest is the other host.
+func (r *run) dest() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.rec.Migration.Dest
 }
 
 // recallPause takes the mark of a pause back that was journaled and not done before the
@@ -212,10 +295,10 @@ func (r *run) recallPause(ctx context.Context) {
 }
 
 // conclude ends a walk that went forward.
-func (r *run) conclude(ctx context.Context, reached Phase, err error) (instance.Migration, error) {
+func (r *run) conclude(ctx context.Context, reached Phase, err error) error {
 	switch {
 	case ctx.Err() != nil && err != nil:
-		return r.record().Migration, context.Cause(ctx)
+		return context.Cause(ctx)
 	case err == nil:
 		return r.finish(ctx, VerdictCompleted, nil)
 	case errors.Is(err, errUnknown), afterPerform(reached):
@@ -228,7 +311,7 @@ func (r *run) conclude(ctx context.Context, reached Phase, err error) (instance.
 }
 
 // giveUp undoes what was done up to a phase; the guest stays here.
-func (r *run) giveUp(ctx context.Context, reached Phase, v Verdict, why error) (instance.Migration, error) {
+func (r *run) giveUp(ctx context.Context, reached Phase, v Verdict, why error) error {
 	logkit.From(ctx).Warn("live migration is undone", logkit.Phase.Of(string(reached)), logkit.Err(why))
 	err := r.save(ctx, func(rec *Record) {
 		*rec = rec.advance(reached, "", true)
@@ -236,11 +319,11 @@ func (r *run) giveUp(ctx context.Context, reached Phase, v Verdict, why error) (
 		rec.Migration.Fault = fault.Wire(why)
 	})
 	if err == nil {
-		err = unwind(ctx, r, sourceTable(), reached)
+		err = unwind(ctx, r, r.s.table, reached)
 	}
 	switch {
 	case ctx.Err() != nil:
-		return r.record().Migration, context.Cause(ctx)
+		return context.Cause(ctx)
 	case errors.Is(err, errUnknown):
 		return r.judgeAgain(ctx, errors.Join(why, err))
 	default:
@@ -252,10 +335,10 @@ func (r *run) giveUp(ctx context.Context, reached Phase, v Verdict, why error) (
 // it, such as a destination that has the guest: its answer was missing when the outcome was
 // judged. When the facts prove now that the guest is there, the migration goes on to its
 // end; else it is frozen.
-func (r *run) judgeAgain(ctx context.Context, why error) (instance.Migration, error) {
+func (r *run) judgeAgain(ctx context.Context, why error) error {
 	v, running, err := r.settle(ctx, nil)
 	if ctx.Err() != nil {
-		return r.record().Migration, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 	if err != nil || running || v != VerdictCompleted {
 		return r.freeze(ctx, errors.Join(why, err))
@@ -268,13 +351,13 @@ func (r *run) judgeAgain(ctx context.Context, why error) (instance.Migration, er
 	if err != nil {
 		return r.freeze(ctx, errors.Join(why, err))
 	}
-	reached, err := walk(ctx, r, sourceTable(), PhaseSwitch)
+	reached, err := walk(ctx, r, r.s.table, PhaseSwitch)
 	return r.conclude(ctx, reached, err)
 }
 
 // freeze ends the walk without an outcome: nothing more is done until people, or a
 // later look at the facts, decide.
-func (r *run) freeze(ctx context.Context, why error) (instance.Migration, error) {
+func (r *run) freeze(ctx context.Context, why error) error {
 	e := fault.WrapAs(fault.Internal, why, op, r.id)
 	if f := new(fault.Error); errors.As(e, &f) && f.Hint == "" {
 		e = f.WithHint("nothing was destroyed, and nothing more is done until the facts are clear; decide: compute-agent migration resolve %s", r.id)
@@ -288,7 +371,7 @@ func (r *run) freeze(ctx context.Context, why error) (instance.Migration, error)
 		rec.Migration.Fault = fault.Wire(e)
 		rec.Migration.Result = r.result(*rec, e)
 	})
-	return r.record().Migration, errors.Join(e, err)
+	return errors.Join(e, err)
 }
 
 // statusOf is the end that nova's tools know.
@@ -307,7 +390,7 @@ func (v Verdict) statusOf() instance.MigrationStatus {
 }
 
 // finish closes the record.
-func (r *run) finish(ctx context.Context, v Verdict, why error) (instance.Migration, error) {
+func (r *run) finish(ctx context.Context, v Verdict, why error) error {
 	err := r.save(ctx, func(rec *Record) {
 		*rec = rec.advance(PhaseEnd, v.statusOf(), false)
 		rec.Verdict = v
@@ -319,12 +402,12 @@ func (r *run) finish(ctx context.Context, v Verdict, why error) (instance.Migrat
 			rec.Migration.Progress.Memory.Remaining = 0
 		}
 	})
-	m := r.record().Migration
 	if err != nil {
-		return m, errors.Join(why, err)
+		return errors.Join(why, err)
 	}
+	m := r.shown()
 	logkit.From(ctx).Info("live migration ended as "+string(v), logkit.Took.Of(m.EndedAt.Sub(m.StartedAt)), logkit.Err(why))
-	return m, why
+	return why
 }
 
 // result collects what is known at the end.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
@@ -25,8 +27,11 @@ type Source struct {
 	cfg    Config
 	ports  SourcePorts
 	slots  *slots
+	table  []step[*run]
 	budget *budget
 	cancel func() // of the subscription
+
+	watched atomic.Int64 // migrations that have a monitor
 
 	mu   sync.Mutex
 	runs map[string]*run // in progress, by instance
@@ -35,7 +40,10 @@ type Source struct {
 // NewSource makes a Source. It subscribes to the hypervisor's events; Close ends that.
 func NewSource(cfg Config, ports SourcePorts) *Source {
 	cfg = cfg.WithDefaults()
-	s := &Source{cfg: cfg, ports: ports, slots: newSlots(cfg.OutboundSlots), budget: newBudget(cfg.BudgetMiB), runs: map[string]*run{}}
+	s := &Source{
+		cfg: cfg, ports: ports, slots: newSlots(cfg.OutboundSlots), table: sourceTable(), budget: newBudget(cfg.BudgetMiB),
+		runs: map[string]*run{},
+	}
 	s.cancel = ports.Hypervisor.Subscribe(s.hear)
 	return s
 }
@@ -98,7 +106,7 @@ func merge(a, b []string) []string {
 // turn has come; Run follows. Of a record that is known already it changes nothing.
 // Conflict while the instance has another migration in progress.
 func (s *Source) Accept(ctx context.Context, rec Record) error {
-	r, known, err := s.register(rec)
+	r, known, err := s.register(&rec)
 	if known || err != nil {
 		return err
 	}
@@ -123,12 +131,12 @@ func (s *Source) Forget(rec Record) {
 	}
 }
 
-func (s *Source) register(rec Record) (r *run, known bool, err error) {
+func (s *Source) register(rec *Record) (r *run, known bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, known = s.runs[rec.Migration.Instance]
 	if !known {
-		r = newRun(s, rec)
+		r = newRun(s, *rec)
 		s.runs[rec.Migration.Instance] = r
 		return r, false, nil
 	}
@@ -151,22 +159,36 @@ func (s *Source) drop(r *run) {
 // instance's lane. A restart resumes with the same call. When ctx ends it returns at
 // once with its cause; the record stays as it stands and the job is left to the
 // hypervisors. The error tells why the migration did not complete: its kind is
-// cancelled after an abort; with status error the outcome is unknown.
-func (s *Source) Run(ctx context.Context, rec Record) (instance.Migration, error) {
-	r, _, err := s.register(rec)
+// cancelled after an abort; with status error the outcome is unknown. rec is only read,
+// before anything is waited for.
+func (s *Source) Run(ctx context.Context, rec *Record) (*instance.Migration, error) {
+	r, accepted, err := s.begin(rec)
 	if err != nil {
-		return rec.Migration, err
+		return &rec.Migration, err
 	}
-	s.mu.Lock()
-	twice, accepted := r.begun, r.accepted
-	r.begun = true
-	s.mu.Unlock()
-	if twice {
-		return rec.Migration, fault.New(fault.Conflict, op, rec.Migration.UUID, "this migration runs already")
-	}
+	err = s.run(ctx, r, accepted)
+	return r.copied(), err
+}
+
+func (s *Source) run(ctx context.Context, r *run, accepted bool) error {
 	defer s.drop(r)
 	defer r.releaseSlot()
 	return r.conduct(ctx, accepted)
+}
+
+// begin hands a migration to its conductor, once.
+func (s *Source) begin(rec *Record) (r *run, accepted bool, err error) {
+	r, _, err = s.register(rec)
+	if err != nil {
+		return nil, false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.begun {
+		return nil, false, fault.New(fault.Conflict, op, rec.Migration.UUID, "this migration runs already")
+	}
+	r.begun = true
+	return r, r.accepted, nil
 }
 
 // Abort asks for the end of a migration, in any phase; an empty migrationID means
@@ -211,6 +233,12 @@ func (s *Source) find(method, instanceID, migrationID string) (*run, error) {
 			WithHint("compute-agent migration list shows the migrations and their source hosts")
 	}
 	return r, nil
+}
+
+// progressEvery is how often one migration's progress may be told.
+func (s *Source) progressEvery() time.Duration {
+	each := time.Duration(s.watched.Load()) * time.Second / time.Duration(s.cfg.ProgressRate)
+	return max(s.cfg.ProgressInterval, each)
 }
 
 // SlotsLeft tells how many outbound slots are free; below zero: more migrations that ran

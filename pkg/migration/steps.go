@@ -24,11 +24,18 @@ func sourceTable() []step[*run] {
 	return []step[*run]{
 		{name: PhaseAccept, status: instance.MigrationAccepted, do: func(*run, context.Context) error { return nil }},
 		{name: PhaseQueue, status: instance.MigrationQueued, quiet: true, do: abortable((*run).queue), undo: (*run).unqueue},
-		{name: PhaseCheck, status: instance.MigrationPreparing, quiet: true, do: abortable((*run).check), undo: (*run).letStand},
-		{name: PhasePrepare, status: instance.MigrationPreparing, do: abortable((*run).prepare), undo: (*run).rollback},
+		{name: PhaseCheck, status: instance.MigrationPreparing, quiet: true, do: abortable(apart((*run).check)), undo: (*run).letStand},
+		{name: PhasePrepare, status: instance.MigrationPreparing, do: abortable(apart((*run).prepare)), undo: (*run).rollback},
 		{name: PhasePerform, status: instance.MigrationRunning, do: (*run).perform, undo: (*run).stopJob},
 		{name: PhaseSwitch, status: instance.MigrationPost, do: (*run).confirm},
 		{name: PhaseClean, status: instance.MigrationPost, do: (*run).clean, limit: func(c Config) time.Duration { return c.CleanTimeout }},
+	}
+}
+
+// apart is a step that is done aside.
+func apart(do func(*run, context.Context) error) func(*run, context.Context) error {
+	return func(r *run, ctx context.Context) error {
+		return aside(ctx, func(ctx context.Context) error { return do(r, ctx) })
 	}
 }
 
@@ -206,11 +213,11 @@ func (r *run) askPrepare(ctx context.Context, dest string) (api.PreparedResult, 
 	pause := stillPreparing
 	for over := 0; over < 2; { // once more: the answer and the end may cross
 		patience, enough := context.WithTimeout(ctx, pause)
-		res, err := call.Wait(patience)
+		_, _ = call.Wait(patience) // what came of it is asked below
 		enough()
 		select {
-		case <-call.Done():
-			return res, err
+		case <-call.Done(): // perhaps as the patience ended
+			return call.Wait(context.WithoutCancel(ctx))
 		case <-ctx.Done(): // the call ends with it
 			return call.Wait(context.WithoutCancel(ctx))
 		default:
@@ -327,7 +334,7 @@ func (r *run) stopJob(ctx context.Context) error {
 	limited, cancel := within(ctx, r.s.cfg.SettleTimeout, "the end of the job")
 	defer cancel()
 	_, err := green.RetryCall(limited, retry, func(ctx context.Context) (struct{}, error) {
-		running, _, err := r.jobRuns(ctx)
+		running, err := r.jobRuns(ctx, new(virt.Job))
 		if err != nil || !running {
 			return struct{}{}, err
 		}
@@ -349,19 +356,19 @@ func (r *run) abortJob(ctx context.Context) error {
 	return causeOf(ctx, r.s.ports.Hypervisor.AbortJob(ctx, r.instance))
 }
 
-// jobRuns asks whether a job of the guest is under way; a guest that is off or gone
-// has none.
-func (r *run) jobRuns(ctx context.Context) (bool, virt.Job, error) {
+// jobRuns asks whether a job of the guest is under way, and reads it into j; a guest that
+// is off or gone has none.
+func (r *run) jobRuns(ctx context.Context, j *virt.Job) (bool, error) {
 	ctx, cancel := within(ctx, r.s.cfg.HypervisorWait, "the hypervisor's answer")
 	defer cancel()
-	j, err := r.s.ports.Hypervisor.Job(ctx, r.instance)
-	err = causeOf(ctx, err)
-	switch kind := fault.KindOf(err); {
-	case err == nil:
-		return j.Type == JobUnbounded || j.Type == JobBounded, j, nil
-	case kind == fault.NotFound, kind == fault.Conflict:
-		return false, virt.Job{}, nil
-	default:
-		return false, virt.Job{}, fault.Wrap(err, op, r.instance)
+	var err error
+	*j, err = r.s.ports.Hypervisor.Job(ctx, r.instance)
+	if err == nil {
+		return j.Type == JobUnbounded || j.Type == JobBounded, nil
 	}
+	err = causeOf(ctx, err)
+	if kind := fault.KindOf(err); kind == fault.NotFound || kind == fault.Conflict {
+		return false, nil
+	}
+	return false, fault.Wrap(err, op, r.instance)
 }

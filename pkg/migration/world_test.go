@@ -132,7 +132,7 @@ func (s *site) start() {
 				s.w.t.Error(err)
 			}
 		} else if !r.Ended() {
-			a.spawn(func() { _, _ = a.source.Run(ctx, r) })
+			a.spawn(func() { _, _ = a.source.Run(ctx, &r) })
 		}
 	}
 	s.w.mu.Lock()
@@ -256,7 +256,8 @@ func (w *world) migrate(inst instance.Instance, args api.MigrateArgs) *inFlight 
 	}
 	a.spawn(func() {
 		defer close(f.done)
-		f.m, f.err = a.source.Run(a.ctx, rec)
+		m, err := a.source.Run(a.ctx, &rec)
+		f.m, f.err = *m, err
 	})
 	return f
 }

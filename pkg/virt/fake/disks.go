@@ -59,6 +59,9 @@ func (d *Driver) RemoveDisks(ctx context.Context, def virt.Definition, targets [
 // diskTotal is what the migration copies of disks, in bytes.
 func (m *migration) diskTotal() uint64 {
 	total := uint64(0)
+	if len(m.req.Disks) == 0 {
+		return total
+	}
 	disks := m.dom.running.Spec.Disks
 	for i, target := range domxml.Targets(disks) {
 		if slices.Contains(m.req.Disks, target) {

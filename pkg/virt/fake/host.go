@@ -20,6 +20,7 @@ type Host struct {
 	cfg    Config
 	faults Faults
 	link   *listener
+	lines  lines
 	store  store
 
 	// Guarded by World.mu.

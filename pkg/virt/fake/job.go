@@ -8,32 +8,52 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
-// Job gives the statistics of this moment.
-func (d *Driver) Job(ctx context.Context, id string) (virt.Job, error) {
-	return ask(ctx, d, "Job", id, func() (virt.Job, error) {
-		dom, err := d.host.findLocked("Job", id)
-		switch {
-		case err != nil:
-			return virt.Job{}, err
-		case !dom.active():
-			return virt.Job{}, conflict("Job", id, "the domain is not running")
-		case dom.arriving != nil:
-			return virt.Job{Type: virt.JobUnbounded}, nil
-		case dom.job == nil:
-			return virt.Job{}, nil
-		}
-		return dom.job.snapshot(time.Now()), nil
-	})
+// Job gives the statistics of this moment. Monitors ask for it thousands of times a
+// second: it copies nothing on its way.
+func (d *Driver) Job(ctx context.Context, id string) (j virt.Job, err error) {
+	h := d.host
+	if h.faults.active.Load() != 0 {
+		return ask(ctx, d, "Job", id, func() (j virt.Job, err error) {
+			err = d.glanceLocked(id, &j)
+			return j, err
+		})
+	}
+	if ctx.Err() != nil {
+		return j, fault.Wrap(context.Cause(ctx), "Job", id)
+	}
+	h.world.mu.Lock()
+	defer h.world.mu.Unlock()
+	if err = d.awayLocked("Job"); err == nil {
+		err = d.glanceLocked(id, &j)
+	}
+	return j, err
 }
 
-// snapshot is the job as QEMU would report it.
-func (m *migration) snapshot(now time.Time) virt.Job {
-	var j virt.Job
+// glanceLocked reads a guest's job.
+func (d *Driver) glanceLocked(id string, j *virt.Job) error {
+	dom, err := d.host.findLocked("Job", id)
+	switch {
+	case err != nil:
+		return err
+	case !dom.active():
+		return conflict("Job", id, "the domain is not running")
+	case dom.arriving != nil:
+		j.Type = virt.JobUnbounded
+	case dom.job != nil:
+		dom.job.read(time.Now(), j)
+	}
+	return nil
+}
+
+// read gives the job as QEMU would report it.
+func (m *migration) read(now time.Time, j *virt.Job) {
 	switch m.stage {
 	case stagePreCopy:
-		j = m.flow.advance(now.Sub(m.flowAt), m.dom.state == virt.Running).job()
+		f := m.flow
+		f.pass(now.Sub(m.flowAt), m.dom.state == virt.Running)
+		f.read(j)
 	case stageToPostCopy, stagePostCopy:
-		j = m.flow.job()
+		m.flow.read(j)
 		moved := 0.0
 		if m.stage == stagePostCopy {
 			moved = m.sent(now)
@@ -42,12 +62,11 @@ func (m *migration) snapshot(now time.Time) virt.Job {
 		j.Memory.Remaining = uint64(m.postBytes - moved)
 		j.PostCopyReq = uint64(moved / pageSize / 16)
 	case stageSwitching, stageFinishing:
-		j = m.stats
+		*j = m.stats
 	case stageSetup, stageDisks, stageMending, stageOver:
 	}
 	j.Disk = m.disk(now)
 	j.Type, j.Elapsed, j.Setup = virt.JobUnbounded, now.Sub(m.began), m.setup
-	return j
 }
 
 // CompletedJob gives the last job that worked; a source keeps it until Undefine.

@@ -16,37 +16,51 @@ import (
 )
 
 /*
-The link between two processes: one TCP connection for each migration, on
-loopback, one JSON object a line, at most maxLine bytes long.
+The link between two processes: one TCP connection for all guests that go from one
+host to another process, on loopback, one JSON object a line, at most maxLine bytes
+long. It is opened for the first guest and closed after the last.
 
-	source                        destination
-	  │ ── {begin: offer} ──────────▶ │ paused domain
-	  │ ◀────────────────── {error} ── │
-	  │ ── {post_copy: handover} ───▶ │ resumed (only in post-copy)
-	  │ ◀────────────────── {error} ── │
-	  │ ── {mend: handover} ────────▶ │ goes on (on a new connection, after a break in post-copy)
-	  │ ◀────────────────── {error} ── │
-	  │ ── {finish: handover} ──────▶ │ resumed, defined
-	  │ ◀────────────────── {error} ── │
+	source                                destination
+	  │ ── {seq, begin: offer} ──────────▶ │ paused domain
+	  │ ◀────────────────── {seq, error} ── │
+	  │ ── {seq, post_copy: handover} ───▶ │ resumed (only in post-copy)
+	  │ ◀────────────────── {seq, error} ── │
+	  │ ── {seq, mend: handover} ────────▶ │ goes on (after a break in post-copy)
+	  │ ◀────────────────── {seq, error} ── │
+	  │ ── {seq, finish: handover} ──────▶ │ resumed, defined
+	  │ ◀────────────────── {seq, error} ── │
 
-Either side closes the connection to give up; the destination then drops a guest
-that it has not resumed.
+	  │ ── {give_up: passage} ───────────▶ │ the guest is dropped, unless it was resumed
+	  │ ◀──────────────── {lost: passage} ── │ the arriving domain is gone
+
+The end of the connection is a give_up, or lost, for every guest on its way.
 */
 
 // maxLine bounds a message in bytes: a spec is a few KiB.
 const maxLine = 1 << 20
 
-// message is what the source sends: exactly one member is set.
+// passage names a guest on its way.
+type passage struct {
+	Instance  string `json:"instance"`
+	Migration string `json:"migration"`
+}
+
+// message is what the source sends: exactly one member is set beside Seq, which the
+// answer repeats; give_up has neither number nor answer.
 type message struct {
+	Seq      uint64    `json:"seq,omitempty"`
 	Begin    *offer    `json:"begin,omitempty"`
 	PostCopy *handover `json:"post_copy,omitempty"`
 	Mend     *handover `json:"mend,omitempty"`
 	Finish   *handover `json:"finish,omitempty"`
+	GiveUp   *passage  `json:"give_up,omitempty"`
 }
 
-// answer is what the destination replies.
+// answer is what the destination sends: a reply, or that a guest was lost.
 type answer struct {
+	Seq   uint64       `json:"seq,omitempty"`
 	Error *fault.Error `json:"error,omitempty"`
+	Lost  *passage     `json:"lost,omitempty"`
 }
 
 func (a answer) err() error {
@@ -109,7 +123,7 @@ func (l *listener) accept(ctx context.Context) error {
 			continue
 		}
 		if l.keep(c) {
-			green.SpawnN(ctx, func(context.Context) error { l.serve(c); return nil })
+			green.SpawnN(ctx, func(ctx context.Context) error { l.serve(ctx, c); return nil })
 		}
 	}
 }
@@ -139,21 +153,17 @@ func (l *listener) close() error {
 	return l.ln.Close()
 }
 
-// serve is one guest's arrival.
-func (l *listener) serve(c net.Conn) {
+// serve takes the guests of one connection.
+func (l *listener) serve(ctx context.Context, c net.Conn) {
 	defer func() {
 		_ = c.Close()
 		l.mu.Lock()
 		delete(l.conns, c)
 		l.mu.Unlock()
 	}()
-	in, limit := newScanner(c), l.host.cfg.LinkTimeout
-	var begun *offer
-	for {
-		silence := limit
-		if begun != nil {
-			silence = 360 * limit
-		}
+	h := &harbour{host: l.host, out: &mouth{conn: c, limit: l.host.cfg.LinkTimeout}, begun: map[passage]bool{}}
+	in := newScanner(c)
+	for silence := h.out.limit; ; silence = 360 * h.out.limit {
 		_ = c.SetReadDeadline(time.Now().Add(silence))
 		if !in.Scan() {
 			break
@@ -161,49 +171,94 @@ func (l *listener) serve(c net.Conn) {
 		var m message
 		err := json.Unmarshal(in.Bytes(), &m)
 		if err == nil {
-			err = l.do(c, &begun, m)
+			err = h.do(ctx, m)
 		}
-		if write(c, limit, answer{Error: fault.Wire(err)}) != nil {
+		if m.GiveUp == nil && h.out.say(answer{Seq: m.Seq, Error: fault.Wire(err)}) != nil {
 			break
 		}
 	}
-	if begun != nil {
-		mu := &l.host.world.mu
-		mu.Lock()
-		defer mu.Unlock()
-		l.host.abandonLocked(begun.Instance, begun.Migration)
-		_ = l.host.changedLocked(begun.Instance) // kept for the next call
-	}
+	h.abandon()
 }
 
-// do carries a message out. A handover must be for the guest that began here.
-func (l *listener) do(c net.Conn, begun **offer, m message) error {
-	mu := &l.host.world.mu
+// harbour is one connection's guests on their way in.
+type harbour struct {
+	host  *Host
+	out   *mouth
+	begun map[passage]bool // guarded by World.mu
+}
+
+// do carries a message out. A handover must be for a guest that began here.
+func (h *harbour) do(ctx context.Context, m message) error {
+	mu := &h.host.world.mu
 	mu.Lock()
 	defer mu.Unlock()
-	switch o := *begun; {
-	case m.Begin != nil && o == nil:
-		if err := l.host.arriveLocked(*m.Begin, func() { _ = c.Close() }); err != nil {
-			return err
+	switch {
+	case m.Begin != nil:
+		return h.beginLocked(ctx, *m.Begin)
+	case m.GiveUp != nil:
+		delete(h.begun, *m.GiveUp)
+		h.host.abandonLocked(m.GiveUp.Instance, m.GiveUp.Migration)
+		return h.host.changedLocked(m.GiveUp.Instance)
+	case m.PostCopy != nil && h.begun[m.PostCopy.passage()]:
+		return h.host.postCopyLocked(*m.PostCopy)
+	case m.Finish != nil && h.begun[m.Finish.passage()]:
+		err := h.host.finishLocked(*m.Finish)
+		if err == nil {
+			delete(h.begun, m.Finish.passage())
 		}
-		*begun = m.Begin
-		return nil
-	case m.Mend != nil && o == nil:
-		if err := l.host.mendArrivalLocked(*m.Mend); err != nil {
-			return err
+		return err
+	case m.Mend != nil:
+		err := h.host.mendArrivalLocked(*m.Mend)
+		if err == nil {
+			h.begun[m.Mend.passage()] = true
 		}
-		*begun = &offer{Instance: m.Mend.Instance, Migration: m.Mend.Migration}
-		return nil
-	case m.PostCopy != nil && o.owns(m.PostCopy):
-		return l.host.postCopyLocked(*m.PostCopy)
-	case m.Finish != nil && o.owns(m.Finish):
-		return l.host.finishLocked(*m.Finish)
+		return err
 	}
 	return fault.New(fault.InvalidArgument, "link", "", "a message out of its turn")
 }
 
-func (o *offer) owns(h *handover) bool {
-	return o != nil && o.Instance == h.Instance && o.Migration == h.Migration
+func (h *harbour) beginLocked(ctx context.Context, o offer) error {
+	p := passage{o.Instance, o.Migration}
+	err := h.host.arriveLocked(o, func() {
+		delete(h.begun, p)
+		green.SpawnN(ctx, func(context.Context) error { _ = h.out.say(answer{Lost: &p}); return nil }) // else the connection has ended: that says it too
+	})
+	if err == nil {
+		h.begun[p] = true
+	}
+	return err
+}
+
+// abandon is the end of the connection.
+func (h *harbour) abandon() {
+	mu := &h.host.world.mu
+	mu.Lock()
+	defer mu.Unlock()
+	for p := range h.begun {
+		h.host.abandonLocked(p.Instance, p.Migration)
+		_ = h.host.changedLocked(p.Instance) // kept for the next call
+	}
+}
+
+func (h *handover) passage() passage { return passage{h.Instance, h.Migration} }
+
+// mouth writes to a connection, one message after the other.
+type mouth struct {
+	limit time.Duration
+
+	mu   sync.Mutex
+	conn net.Conn
+}
+
+// say writes one message. A connection that took only a part of it is closed.
+func (w *mouth) say(v any) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	err := write(w.conn, w.limit, v)
+	if err != nil {
+		_ = w.conn.Close()
+	}
+	return err
 }
 
 func newScanner(r io.Reader) *bufio.Scanner {
@@ -225,112 +280,4 @@ func write(c net.Conn, limit time.Duration, v any) error {
 	}
 	_, err = c.Write(append(line, '\n'))
 	return err
-}
-
-// stranger is a destination in another process.
-type stranger struct {
-	address string
-	host    *Host // the source
-
-	mu      sync.Mutex
-	conn    net.Conn
-	aborted bool
-	answers chan answer // closed when the connection ends
-}
-
-func (s *stranger) begin(ctx context.Context, o offer, lostLocked func()) error {
-	if err := s.dial(ctx, o.Instance, lostLocked); err != nil {
-		return err
-	}
-	return s.exchange(message{Begin: &o}, o.Instance)
-}
-
-// dial connects with the other process.
-func (s *stranger) dial(ctx context.Context, id string, lostLocked func()) error {
-	if err := loopback(s.address); err != nil {
-		return err
-	}
-	dialer := net.Dialer{Timeout: s.host.cfg.LinkTimeout}
-	c, err := dialer.DialContext(ctx, "tcp", s.address)
-	if err != nil {
-		return fault.WrapAs(fault.Internal, err, "Migrate", s.address)
-	}
-	if !s.connect(c) {
-		_ = c.Close()
-		return fault.New(fault.Cancelled, "Migrate", id, "the job was aborted")
-	}
-	green.SpawnN(ctx, func(context.Context) error { s.listen(c, lostLocked); return nil })
-	return nil
-}
-
-// connect takes a connection; false: the job was aborted meanwhile.
-func (s *stranger) connect(c net.Conn) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.aborted {
-		return false
-	}
-	s.conn, s.answers = c, make(chan answer, 1)
-	return true
-}
-
-// listen reads answers until the connection ends.
-func (s *stranger) listen(c net.Conn, lostLocked func()) {
-	in := newScanner(c)
-	for in.Scan() {
-		var a answer
-		if err := json.Unmarshal(in.Bytes(), &a); err != nil {
-			break
-		}
-		select {
-		case s.answers <- a:
-		default: // an answer that nobody asked for
-		}
-	}
-	_ = c.Close()
-	close(s.answers)
-	mu := &s.host.world.mu
-	mu.Lock()
-	defer mu.Unlock()
-	lostLocked()
-}
-
-// exchange sends a message and waits for its answer. What could not be sent was
-// not carried out; what was sent and not answered may have been (unavailable).
-func (s *stranger) exchange(m message, id string) error {
-	limit := s.host.cfg.LinkTimeout
-	if err := write(s.conn, limit, m); err != nil {
-		return fault.WrapAs(fault.Internal, err, "Migrate", s.address)
-	}
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case a, ok := <-s.answers:
-		if ok {
-			return a.err()
-		}
-	case <-timer.C:
-	}
-	return fault.New(fault.Unavailable, "Migrate", id, "the destination did not answer: whether the guest runs there is not known")
-}
-
-func (s *stranger) postCopy(_ context.Context, h handover) error {
-	return s.exchange(message{PostCopy: &h}, h.Instance)
-}
-
-func (s *stranger) finish(_ context.Context, h handover) error {
-	err := s.exchange(message{Finish: &h}, h.Instance)
-	if err == nil {
-		_ = s.conn.Close() // its work is done
-	}
-	return err
-}
-
-func (s *stranger) abortLocked() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.aborted = true
-	if s.conn != nil {
-		_ = s.conn.Close()
-	}
 }

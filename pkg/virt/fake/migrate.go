@@ -141,7 +141,7 @@ func (h *Host) resolve(r virt.MigrateRequest) (target, error) {
 		}
 		return &neighbour{dest: dest}, nil
 	case schemeTCP:
-		return &stranger{address: u.Host, host: h}, nil
+		return &stranger{address: u.Host, host: h, guest: passage{r.Instance, r.Migration}}, nil
 	}
 	return nil, fault.Newf(fault.InvalidArgument, "Migrate", r.Inbound.URI, "the fake driver can't send a guest to %q", u.Scheme)
 }

@@ -23,7 +23,7 @@ const zeroPage = 9
 // iteration's work. Without limits in the way it converges if and only if the
 // dirty rate is below the bandwidth or the working set fits the permitted
 // downtime.
-type flow struct {
+type flow struct { //nolint:recvcheck // a value, but where it is read twenty thousand times a second
 	total      float64 // bytes of guest memory, zero pages included
 	workingSet float64 // bytes that are dirtied again and again
 	dirtyRate  float64 // bytes/s, before the throttle
@@ -56,7 +56,7 @@ func newFlow(memory uint64, g Guest, bandwidth float64) flow {
 }
 
 // left is the time to the end of this iteration.
-func (f flow) left() time.Duration {
+func (f *flow) left() time.Duration {
 	return max(seconds(f.wire/f.bandwidth), minIteration-f.spent)
 }
 
@@ -69,6 +69,12 @@ func seconds(s float64) time.Duration {
 // advance gives the flow d later; the end of the iteration is not crossed.
 // dirties tells whether the guest runs.
 func (f flow) advance(d time.Duration, dirties bool) flow {
+	f.pass(d, dirties)
+	return f
+}
+
+// pass is advance in place.
+func (f *flow) pass(d time.Duration, dirties bool) {
 	d = max(0, min(d, f.left()))
 	sent := math.Min(f.wire, f.bandwidth*d.Seconds())
 	f.wire -= sent
@@ -77,11 +83,10 @@ func (f flow) advance(d time.Duration, dirties bool) flow {
 	if dirties {
 		f.dirtied = math.Min(f.workingSet, f.dirtied+f.dirtying()*d.Seconds())
 	}
-	return f
 }
 
 // dirtying is the rate that the throttle leaves, in bytes/s.
-func (f flow) dirtying() float64 { return f.dirtyRate * float64(100-f.throttle) / 100 }
+func (f *flow) dirtying() float64 { return f.dirtyRate * float64(100-f.throttle) / 100 }
 
 // next ends the iteration, whatever of it is left, and begins the next one with
 // what was dirtied.
@@ -102,7 +107,7 @@ func (f flow) next() flow {
 
 // remaining is what this iteration still has to move: QEMU's figure, which does
 // not know what is being dirtied meanwhile.
-func (f flow) remaining() float64 {
+func (f *flow) remaining() float64 {
 	if f.wireStart == 0 {
 		return 0
 	}
@@ -114,7 +119,7 @@ func (f flow) pending() float64 { return f.wire + f.dirtied }
 
 // fits reports whether the guest may stop now: what is pending moves within the
 // permitted downtime.
-func (f flow) fits(downtime time.Duration) bool {
+func (f *flow) fits(downtime time.Duration) bool {
 	return f.pending() <= f.bandwidth*max(downtime, minIteration).Seconds()
 }
 
@@ -126,16 +131,16 @@ func (f flow) drained() flow {
 }
 
 // job renders the flow as the statistics of a running job.
-func (f flow) job() virt.Job {
-	remaining := math.Floor(f.remaining())
-	j := virt.Job{
-		Type:      virt.JobUnbounded,
-		Downtime:  seconds(f.pending() / f.bandwidth).Round(time.Millisecond),
-		Memory:    instance.Amount{Total: uint64(f.total), Processed: uint64(f.processed), Remaining: uint64(remaining)},
-		Bandwidth: uint64(f.bandwidth),
-		DirtyRate: uint64(f.measured),
-		Iteration: f.iteration,
-		Throttle:  f.throttle,
-	}
+func (f flow) job() (j virt.Job) {
+	f.read(&j)
 	return j
+}
+
+// read is job into a place that is there.
+func (f *flow) read(j *virt.Job) {
+	j.Type = virt.JobUnbounded
+	j.Downtime = seconds(f.pending() / f.bandwidth).Round(time.Millisecond)
+	j.Memory = instance.Amount{Total: uint64(f.total), Processed: uint64(f.processed), Remaining: uint64(math.Floor(f.remaining()))}
+	j.Bandwidth, j.DirtyRate = uint64(f.bandwidth), uint64(f.measured)
+	j.Iteration, j.Throttle = f.iteration, f.throttle
 }

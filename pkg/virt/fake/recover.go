@@ -115,8 +115,5 @@ func (n *neighbour) mend(_ context.Context, h handover) error {
 }
 
 func (s *stranger) mend(ctx context.Context, h handover) error {
-	if err := s.dial(ctx, h.Instance, func() {}); err != nil {
-		return err
-	}
-	return s.exchange(message{Mend: &h}, h.Instance)
+	return s.open(ctx, message{Mend: &h}, func() {})
 }

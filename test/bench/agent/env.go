@@ -24,6 +24,7 @@ type options struct {
 	window, idle  time.Duration
 	binary, out   string
 	profile       string
+	migrations    string // of monitors: how many at once, by commas
 }
 
 // env is what the benches share: the program under test, a bus, a place for files.

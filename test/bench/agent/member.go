@@ -33,7 +33,7 @@ type member struct {
 	Dir     string
 	Slots   int    // migrations at a time, each way
 	Count   bool   // the beats of monitors
-	Profile string // file for a CPU profile of its whole life; empty: none
+	Profile string // file for a CPU profile of its whole life, with Count of the measurement alone; empty: none
 }
 
 // member starts an agent in a process of its own.
@@ -41,6 +41,7 @@ func (e *env) member(ctx context.Context, m member, environment ...string) (*pro
 	m.Dir = e.folder("state")
 	if e.profile != "" {
 		m.Profile = e.profile + "." + m.Host
+		environment = append(environment, "GODEBUG=memprofilerate=4096")
 	}
 	raw, err := json.Marshal(m)
 	if err != nil {
@@ -55,12 +56,8 @@ func roleMember(ctx context.Context, text string) error {
 	if err := json.Unmarshal([]byte(text), &m); err != nil {
 		return err
 	}
-	if m.Profile != "" {
-		f, err := os.Create(m.Profile)
-		if err != nil {
-			return err
-		}
-		if err := pprof.StartCPUProfile(f); err != nil {
+	if m.Profile != "" && !m.Count {
+		if err := startProfile(m.Profile); err != nil {
 			return err
 		}
 		defer pprof.StopCPUProfile()
@@ -74,7 +71,7 @@ func roleMember(ctx context.Context, text string) error {
 	if err != nil {
 		return err
 	}
-	beats := &beatCounter{last: map[string]time.Time{}}
+	beats := &beatCounter{last: map[string]time.Time{}, profile: m.Profile}
 	node, err := m.node(life, bus, beats)
 	if err != nil {
 		return err
@@ -91,6 +88,27 @@ func roleMember(ctx context.Context, text string) error {
 	}
 	<-ctx.Done()
 	return node.Stop(life)
+}
+
+// startProfile begins a CPU profile.
+func startProfile(file string) error {
+	f, err := os.Create(file) //nolint:gosec // the user names it
+	if err != nil {
+		return err
+	}
+	return pprof.StartCPUProfile(f)
+}
+
+// holds writes what is held at this moment: the heap and the goroutines' stacks.
+func holds(file string) {
+	for _, name := range []string{"heap", "goroutine"} {
+		f, err := os.Create(file + "." + name) //nolint:gosec // the user names it
+		if err != nil {
+			continue
+		}
+		_ = pprof.Lookup(name).WriteTo(f, 0)
+		_ = f.Close()
+	}
 }
 
 func (m member) node(ctx context.Context, bus rpc.Transport, beats *beatCounter) (*compose.Node, error) {
@@ -120,8 +138,8 @@ type counted struct {
 }
 
 // Job implements migration.Hypervisor.
-func (c counted) Job(ctx context.Context, id string) (virt.Job, error) {
-	j, err := c.Driver.Job(ctx, id)
+func (c counted) Job(ctx context.Context, id string) (j virt.Job, err error) {
+	j, err = c.Driver.Job(ctx, id)
 	if err == nil && j.Type == virt.JobUnbounded {
 		c.beats.beat(id)
 	}
@@ -130,6 +148,8 @@ func (c counted) Job(ctx context.Context, id string) (virt.Job, error) {
 
 // beatCounter gathers the time between two looks at the same job.
 type beatCounter struct {
+	profile string // see member
+
 	mu      sync.Mutex
 	last    map[string]time.Time
 	on      bool
@@ -142,7 +162,8 @@ type beatReport struct {
 	Beats        int
 	P1, P50, P99 float64 // ms
 	Max          float64
-	Live         uint64 // bytes of heap and stacks after a collection
+	Live         uint64 // bytes of heap and stacks after some collections
+	Stacks       uint64 // of it, stacks
 	Goroutines   int
 }
 
@@ -161,17 +182,29 @@ func (b *beatCounter) answer(m *nats.Msg) {
 	r := beatReport{Goroutines: runtime.NumGoroutine()}
 	command := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
 	if command == "gc" {
+		for range 4 { // each halves a stack that is mostly empty
+			runtime.GC()
+		}
 		debug.FreeOSMemory()
 		var stats runtime.MemStats
 		runtime.ReadMemStats(&stats)
-		r.Live = stats.HeapAlloc + stats.StackInuse
+		r.Live, r.Stacks = stats.HeapAlloc+stats.StackInuse, stats.StackInuse
+		if b.profile != "" {
+			holds(b.profile)
+		}
 	}
 	b.mu.Lock()
 	switch command {
 	case "begin":
 		b.periods, b.on = nil, true
+		if b.profile != "" {
+			_ = startProfile(b.profile)
+		}
 	case "end":
 		b.on = false
+		if b.profile != "" {
+			pprof.StopCPUProfile()
+		}
 		r.Beats = len(b.periods)
 		r.P1, r.P50, r.P99, r.Max = b.periods.at(0.01), b.periods.at(0.5), b.periods.at(0.99), b.periods.max()
 	}
