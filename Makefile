@@ -50,7 +50,7 @@ demo: build ## two hosts, one instance, a live migration and a reboot (DRIVER=fa
 
 test: cc ## unit, contract and e2e tests with the race detector, FRESH seeds of the simulation, then the lab when it can run (LAB=required: it must)
 	$(GOTEST) $(PACKAGES)
-	go test -count=1 -timeout 15m -run '^Test(Simulation|RestartTable)$$' ./test/sim -seeds $(FRESH) -limit 80s
+	go test -count=1 -timeout 15m -run '^Test(Simulation|RestartTable)$$' ./test/sim -seeds $(FRESH) -limit 70s
 	@LAB='$(LAB)' TESTFLAGS='$(TESTFLAGS)' tools/lab.sh
 
 unit: cc ## unit and contract tests with the race detector

@@ -26,8 +26,8 @@ of that not more than its share of the host's budget:
 	                     QEMU limits only what is sent ahead, never a page asked for.
 */
 
-// ownLimit is the migration's own limit in one mode or the other.
-func (c *Config) ownLimit(rec *Record, postCopy bool) uint64 {
+// ownLimit is a migration's own limit in one mode or the other.
+func ownLimit(c *Config, rec *Record, postCopy bool) uint64 {
 	switch {
 	case rec.Limited:
 		return rec.Args.BandwidthMiB
@@ -39,7 +39,7 @@ func (c *Config) ownLimit(rec *Record, postCopy bool) uint64 {
 
 // limit is what the job may use in one mode or the other.
 func (r *run) limit(rec *Record, postCopy bool) uint64 {
-	return r.s.budget.of(r, r.s.cfg.ownLimit(rec, postCopy))
+	return r.s.budget.of(r, ownLimit(&r.s.cfg, rec, postCopy))
 }
 
 // applyLimit tells the hypervisor the limit, unless it has it. One at a time.
@@ -105,7 +105,7 @@ func (r *run) firstLimits(req virt.MigrateRequest) limits {
 func (r *run) limited() bool {
 	r.mu.Lock()
 	postCopy := r.rec.PostCopy
-	own, has := r.s.cfg.ownLimit(&r.rec, postCopy), *r.inForce.of(postCopy)
+	own, has := ownLimit(&r.s.cfg, &r.rec, postCopy), *r.inForce.of(postCopy)
 	r.mu.Unlock()
 	return r.s.budget.of(r, own) == has
 }

@@ -140,7 +140,7 @@ func (r *run) perform(ctx context.Context) error {
 // joinBudget takes the job's share of the host's bandwidth.
 func (r *run) joinBudget() {
 	rec := r.record()
-	r.s.budget.join(r, r.s.cfg.ownLimit(&rec, rec.PostCopy))
+	r.s.budget.join(r, ownLimit(&r.s.cfg, &rec, rec.PostCopy))
 	r.inForce = r.firstLimits(r.request())
 }
 
