@@ -139,7 +139,10 @@ func (a *Agent) tellEvents(ctx context.Context) error {
 	<-dropper.Done()
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.StopTimeout)
 	defer cancel()
-	return a.dropTold(bounded)
+	if err := a.dropTold(bounded); err != nil { // they are told again at the next start
+		logkit.From(ctx).Debug("events that were told stay in the journal", logkit.Err(err))
+	}
+	return nil
 }
 
 // publishEvents empties the outbox in order: publish, then have it dropped. While the

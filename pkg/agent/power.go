@@ -40,7 +40,16 @@ func (a *Agent) stop(ctx context.Context, j *job) (outcome, error) {
 	if err := a.rebooter.Stop(ctx, j.inst.UUID, args.Clean()); err != nil {
 		return outcome{}, err
 	}
-	return outcome{event: "stopped"}, nil
+	return outcome{event: "stopped"}, a.defined(ctx, j.inst)
+}
+
+// defined makes the domain of a guest that is off where none is left: one that was put
+// off while its memory still arrived had no definition of its own yet.
+func (a *Agent) defined(ctx context.Context, inst instance.Instance) error {
+	if _, err := a.hv.Lookup(ctx, inst.UUID); !isGone(err) {
+		return nil // it is there; and who can't tell finds out when it is started
+	}
+	return a.hv.Define(ctx, definitionOf(inst))
 }
 
 // reboot reboots softly or hard; the result says which of the two happened.

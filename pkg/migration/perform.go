@@ -114,11 +114,11 @@ func (r *run) perform(ctx context.Context) error {
 		if err := m.watch(ctx); err != nil {
 			return err
 		}
-		if r.broken(ctx) {
-			next, err := r.takeUp(ctx, &m.recovery, w.err())
-			if err != nil {
-				return err
-			}
+		next, err := r.takeUp(ctx, &m.recovery, w)
+		if err != nil {
+			return err
+		}
+		if next != nil {
 			defer next.thread.Kill(errJobOver)
 			w, m.worker = next, next
 			continue

@@ -56,15 +56,24 @@ func (r *run) broken(ctx context.Context) bool {
 	return SightOf(d, err) == SightLost
 }
 
-// takeUp waits for its turn and resumes the broken post-copy. Its error says that the
-// recovery is given up.
-func (r *run) takeUp(ctx context.Context, rec *recovery, said error) (*worker, error) {
-	c, dest := r.s.cfg, r.record().Migration.Dest
+// takeUp waits for its turn and resumes a broken post-copy; w is the worker of the try
+// before. Its error says that the recovery is given up. No worker: there is nothing to take
+// up. Post-copy is not broken, or the owner has put the guest off and nobody wants its memory.
+func (r *run) takeUp(ctx context.Context, rec *recovery, w *worker) (*worker, error) {
+	if !r.broken(ctx) {
+		return nil, nil
+	}
+	c, dest, said := r.s.cfg, r.record().Migration.Dest, w.err()
 	if rec.since.IsZero() {
 		rec.since = time.Now()
 		logkit.From(ctx).Error("post-copy is broken: the guest's memory is on two hosts; it is taken up again", logkit.Err(said))
 	}
-	if facts, err := r.destFacts(ctx, Facts{Dest: SightUnknown}); err == nil && (facts.Dest == SightAbsent || facts.Dest == SightOff) {
+	facts, err := r.destFacts(ctx, Facts{Dest: SightUnknown})
+	switch {
+	case err != nil: // it is asked again
+	case facts.Owned && facts.Dest == SightOff:
+		return nil, nil
+	case facts.Dest == SightAbsent, facts.Dest == SightOff:
 		return nil, r.splitForGood("%s answers that the guest is %s there: its memory can't be put together any more", dest, facts.Dest)
 	}
 	if time.Since(rec.since) > c.RecoverTimeout {

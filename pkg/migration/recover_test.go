@@ -10,6 +10,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/migration"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/virt"
 	"github.com/compute-agent/compute-agent/pkg/virt/fake"
 )
 
@@ -158,6 +159,32 @@ func TestGuestThatIsLostInPostCopy(t *testing.T) {
 		}
 		if took := time.Since(m.StartedAt); took > 5*time.Minute {
 			t.Errorf("that was found after %v", took)
+		}
+	})
+}
+
+// A guest that its owner puts off, while half of its memory still waits on the source, is off:
+// nothing has to be put together, and nothing of it stays on the source.
+func TestGuestThatIsPutOffInPostCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, torn(0))
+		defer w.close()
+		inst := w.guest("a", busy)
+		f := w.migrate(inst, rushed)
+		w.reach("a", migration.PhasePerform)
+		<-time.After(20 * time.Second)
+		b := w.sites["b"].living()
+		if err := b.driver.Destroy(b.ctx, inst.UUID); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.driver.Define(b.ctx, virt.Definition{Spec: inst.Spec, Generation: 2}); err != nil { // as the verb does
+			t.Fatal(err)
+		}
+		if m, err := f.wait(t); err != nil || m.Status != instance.MigrationCompleted {
+			t.Errorf("it ended as %s: %v; want completed", m.Status, err)
+		}
+		if _, err := w.sites["a"].living().driver.Lookup(w.ctx, inst.UUID); fault.KindOf(err) != fault.NotFound {
+			t.Errorf("a copy is left on the source: %v", err)
 		}
 	})
 }
