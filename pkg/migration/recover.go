@@ -9,6 +9,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
 const methodRecover = "live_migration_recover"
@@ -58,7 +59,8 @@ func (r *run) broken(ctx context.Context) bool {
 
 // takeUp waits for its turn and resumes a broken post-copy; w is the worker of the try
 // before. Its error says that the recovery is given up. No worker: there is nothing to take
-// up. Post-copy is not broken, or the owner has put the guest off and nobody wants its memory.
+// up. Post-copy is not broken, or the owner has put the guest off, or deleted it,
+// and nobody wants its memory.
 func (r *run) takeUp(ctx context.Context, rec *recovery, w *worker) (*worker, error) {
 	if !r.broken(ctx) {
 		return nil, nil
@@ -68,13 +70,14 @@ func (r *run) takeUp(ctx context.Context, rec *recovery, w *worker) (*worker, er
 		rec.since = time.Now()
 		logkit.From(ctx).Error("post-copy is broken: the guest's memory is on two hosts; it is taken up again", logkit.Err(said))
 	}
-	facts, err := r.destFacts(ctx, Facts{Dest: SightUnknown})
+	res, err := r.post(ctx, false)
+	sight := SightOf(virt.Domain{State: virt.State(res.State), Reason: virt.Reason(res.Reason)}, nil)
 	switch {
 	case err != nil: // it is asked again
-	case facts.Owned && facts.Dest == SightOff:
+	case res.Owned && (res.Superseded || sight == SightOff):
 		return nil, nil
-	case facts.Dest == SightAbsent, facts.Dest == SightOff:
-		return nil, r.splitForGood("%s answers that the guest is %s there: its memory can't be put together any more", dest, facts.Dest)
+	case sight == SightAbsent, sight == SightOff:
+		return nil, r.splitForGood("%s answers that the guest is %s there: its memory can't be put together any more", dest, sight)
 	}
 	if time.Since(rec.since) > c.RecoverTimeout {
 		return nil, errors.Join(r.splitForGood("post-copy to %s is broken and could not be taken up within %v", dest, c.RecoverTimeout), said)
