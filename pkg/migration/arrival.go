@@ -34,9 +34,10 @@ type arrival struct {
 	cancel context.CancelCauseFunc // of a prepare that is under way
 
 	// With the turn only:
-	slot   bool
-	failed error // why prepare failed
-	timer  *green.Thread[struct{}]
+	slot     bool
+	failed   error // why prepare failed
+	cutShort bool  // an earlier life of the agent did not end it
+	timer    *green.Thread[struct{}]
 }
 
 func newArrival(d *Dest, rec Record) *arrival {
@@ -303,7 +304,11 @@ func (a *arrival) again(ctx context.Context, err error) {
 	}
 	logkit.From(ctx).Warn("an arriving migration can't go on; it will be tried again",
 		logkit.Phase.Of(string(a.record().Phase)), logkit.Err(err))
-	a.arm(a.d.cfg.RetryLimit) //nolint:contextcheck // the claim outlives the request
+	pause := a.d.cfg.RetryLimit
+	if a.cutShort { // the source waits for it, and the hypervisor has often just not been reached yet
+		pause = a.d.cfg.RetryFirst
+	}
+	a.arm(pause) //nolint:contextcheck // the claim outlives the request
 }
 
 // lookAndCommit takes the guest when the facts say that it has arrived; also one that
@@ -363,9 +368,7 @@ func (a *arrival) resume(ctx context.Context) error {
 		_, err := a.lookAndCommit(ctx, false)
 		return err
 	default:
-		if _, err := a.lookAndCommit(ctx, false); err != nil || a.record().Ended() {
-			return err
-		}
-		return a.undo(ctx, rec.Phase, fault.New(fault.Unavailable, op, a.id, "the destination's agent was restarted while it prepared"))
+		a.cutShort, a.failed = true, fault.New(fault.Unavailable, op, a.id, "the destination's agent was restarted while it prepared")
+		return a.expireOnce(ctx, rec)
 	}
 }

@@ -173,7 +173,7 @@ func (a *arrival) expireOnce(ctx context.Context, rec Record) error {
 	if err != nil || a.record().Ended() {
 		return err
 	}
-	if rec.Undoing {
+	if rec.Undoing || a.cutShort {
 		return a.undo(ctx, a.reached(), a.failed)
 	}
 	lost, why := a.lost(ctx, rec, dom)

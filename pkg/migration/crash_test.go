@@ -1,6 +1,7 @@
 package migration_test
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/virt/fake"
 )
 
 // course is a migration that the sweeps strike.
@@ -185,10 +187,15 @@ func failAt(t *testing.T, c course, point string, long time.Duration) {
 }
 
 // A destination's agent that dies while it prepares never answers. Its source finds out
-// by asking, long before the time for preparing is over, and undoes.
+// by asking, long before the time for preparing is over, and undoes; also when the agent is
+// back before it has reached its hypervisor.
 func TestDestinationDiesWhilePreparing(t *testing.T) {
-	for _, away := range []time.Duration{time.Second, time.Minute} {
-		t.Run(away.String(), func(t *testing.T) {
+	for _, c := range []struct {
+		away time.Duration
+		deaf int // questions that the hypervisor does not answer afterwards
+	}{{away: time.Second}, {away: time.Minute}, {away: time.Second, deaf: 2}} {
+		away := c.away
+		t.Run(fmt.Sprintf("%v, %d unanswered", away, c.deaf), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				defer w.close()
@@ -198,7 +205,12 @@ func TestDestinationDiesWhilePreparing(t *testing.T) {
 					if p == "b ready" {
 						once.Do(func() {
 							w.sites["b"].crash()
-							time.AfterFunc(away, func() { w.sites["b"].start() })
+							time.AfterFunc(away, func() {
+								if c.deaf > 0 {
+									w.sites["b"].host.Faults().Add(fake.Fault{Method: "Lookup", Err: errors.New("not connected"), Times: c.deaf})
+								}
+								w.sites["b"].start()
+							})
 						})
 					}
 					return nil

@@ -48,6 +48,7 @@ const (
 const matrixOptions = `[migration]
 max_concurrent_live_migrations = 1
 claim_timeout = "15s"
+progress_interval = "100ms"
 peer_timeout = "10s"
 monitor_interval = "200ms"
 `
