@@ -74,11 +74,11 @@ func (c *natsConn) setupStream(ctx context.Context, cfg jetstream.StreamConfig) 
 	defer cancel()
 	cfg.Replicas = max(c.cfg.Replicas, 1)
 	_, err := c.js.CreateStream(bounded, cfg)
-	if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+	if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) && !overlaps(err) {
 		return setupFault(err, cfg.Name)
 	}
-	stream, err := c.js.Stream(bounded, cfg.Name)
-	if err != nil {
+	stream, unseen := c.js.Stream(bounded, cfg.Name)
+	if unseen != nil { // the subjects are another stream's
 		return setupFault(err, cfg.Name)
 	}
 	if c.cfg.Replicas == 0 {
@@ -86,6 +86,15 @@ func (c *natsConn) setupStream(ctx context.Context, cfg jetstream.StreamConfig) 
 	}
 	_, err = c.js.UpdateStream(bounded, cfg)
 	return setupFault(err, cfg.Name)
+}
+
+// streamSubjectOverlap is the server's code for subjects that a stream has already. Two
+// agents that make the streams at the same moment meet it for a stream of the same name too.
+const streamSubjectOverlap = 10065
+
+func overlaps(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.ErrorCode == streamSubjectOverlap
 }
 
 // setupDurable makes the consumer that a host's agent reads, or updates it.
