@@ -1,9 +1,15 @@
 package main
 
 import (
+	"errors"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
+
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 )
 
 // Every command line in the documents is one that this program has.
@@ -42,6 +48,48 @@ func TestDocumentedCommands(t *testing.T) {
 	if lines < 15 {
 		t.Errorf("only %d command lines were found", lines)
 	}
+}
+
+// Every method and argument in the examples of call and cast is one of this version.
+func TestExamplesOfTheWire(t *testing.T) {
+	a := newApp(strings.NewReader(""), &strings.Builder{}, &strings.Builder{}, nil)
+	for style, c := range map[api.Style]*cobra.Command{api.Call: a.callCommand(), api.Cast: a.castCommand()} {
+		lines := 0
+		for line := range strings.Lines(c.Example) {
+			lines++
+			args, _ := documented("  " + line)
+			if err := c.ParseFlags(args[1:]); err != nil {
+				t.Fatal(err)
+			}
+			words := c.Flags().Args()[1:] // behind the host
+			m, known := api.Find(words[0])
+			if !known || m.Style != style || m.Peer {
+				t.Errorf("%q: %s is no %s of a controller", line, words[0], style)
+				continue
+			}
+			if err := exampleArguments(m, words[1:]); err != nil {
+				t.Errorf("%q: %v", line, err)
+			}
+		}
+		if lines == 0 {
+			t.Errorf("%s has no example", style)
+		}
+	}
+}
+
+// exampleArguments holds key=value words against a method's arguments.
+func exampleArguments(m api.Method, words []string) error {
+	if len(words) == 1 && strings.HasPrefix(words[0], "@") {
+		return nil
+	}
+	want, object := reflect.TypeOf(m.Args()).Elem(), map[string]any{}
+	for _, word := range words {
+		key, value, _ := strings.Cut(word, "=")
+		if err := errors.Join(member(want, m.Name, key), put(object, key, value)); err != nil {
+			return err
+		}
+	}
+	return enough(want, m.Name, object)
 }
 
 // documented gives the arguments of an indented line that runs this program.

@@ -25,7 +25,7 @@ func (a *app) callCommand() *cobra.Command {
 		Use: "call HOST METHOD [key=value … | @FILE | -]", Short: "Call any method of an agent and print its answer", Args: cobra.MinimumNArgs(2),
 		Long: "Call any method of an agent and print its answer, one JSON object.\n\n" + rawArgsHelp, ValidArgsFunction: a.completeMethods(api.Call),
 		Example: "  compute-agent call node1 show_instance instance=web1\n  compute-agent call node1 get_available_resource\n" +
-			"  compute-agent call node1 attach_interface @port.json --heartbeat 5s",
+			"  compute-agent call node1 check_can_live_migrate_source instance=web1 dest=node2 --heartbeat 5s",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), func(ctx context.Context, s *session) error {
 				raw, err := a.requestBody(ctx, s, api.Call, args[1:])
