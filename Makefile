@@ -48,9 +48,9 @@ build: ## build bin/compute-agent: static, without machine paths, with its versi
 demo: build ## two hosts, one instance, a live migration and a reboot (DRIVER=fake or libvirt)
 	DRIVER=$(DRIVER) BIN=$(CURDIR)/$(BIN) test/demo/demo.sh
 
-test: cc ## unit, contract and e2e tests with the race detector, FRESH seeds of the simulation, then the lab when it can run (LAB=required: it must)
+test: cc ## unit, contract and e2e tests with the race detector, up to FRESH seeds of the simulation, then the lab when it can run (LAB=required: it must)
 	$(GOTEST) $(PACKAGES)
-	go test -count=1 -timeout 15m -run '^Test(Simulation|RestartTable)$$' ./test/sim -seeds $(FRESH) -limit 70s
+	go test -count=1 -v -timeout 15m -run '^Test(Simulation|RestartTable)$$' ./test/sim -seeds $(FRESH) -limit 70s -floor 200
 	@LAB='$(LAB)' TESTFLAGS='$(TESTFLAGS)' tools/lab.sh
 
 unit: cc ## unit and contract tests with the race detector

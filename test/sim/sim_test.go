@@ -21,6 +21,7 @@ var (
 	first = flag.Uint64("first", 0, "the first seed; 0: a fresh one")
 	times = flag.Int("times", 1, "how often each seed is played")
 	limit = flag.Duration("limit", 0, "no seed is begun later than this; 0: all are played")
+	floor = flag.Uint64("floor", 0, "how many runs there must be at least when the limit ends them")
 )
 
 // TestSimulation plays fresh seeds. A failure names its seed.
@@ -56,6 +57,9 @@ func TestSimulation(t *testing.T) {
 			})
 		}
 	})
+	if n := min(*floor, uint64(n**times)); !t.Failed() && played.Load() < n {
+		t.Errorf("only %d runs were begun within %v, want at least %d", played.Load(), *limit, n)
+	}
 	took, worked := time.Since(begin), cpu(t)-worked
 	t.Logf("%d runs from seed %d in %v: %v: %.0f migrations a minute, %.0f for each minute of a core", played.Load(), seed,
 		took.Round(time.Millisecond), total.String(), float64(total.migrations)/took.Minutes(), float64(total.migrations)/worked.Minutes())
