@@ -5,6 +5,7 @@
 // guest is counted by the fake driver, whose file outlives the agent; what was told is
 // read from the event stream.
 //
-//	make soak                 100,000 casts
-//	make soak CASTS=2000000   more
+//	make soak                                 100,000 casts: about a quarter of an hour
+//	make soak CASTS=2000000                   more: some four hours, and up to 17 are allowed
+//	make soak CASTS=2000000 SOAKTIME=2000     with so many minutes allowed
 package loss
