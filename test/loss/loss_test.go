@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
@@ -40,6 +41,7 @@ const (
 type rig struct {
 	t       *testing.T
 	ctx     context.Context //nolint:containedctx // the test's
+	stop    context.CancelCauseFunc
 	dir     string
 	address string
 	server  *process
@@ -116,10 +118,9 @@ func newRig(t *testing.T, ctx context.Context) *rig {
 	r.answers()
 	c := r.dial("reader")
 	var reading sync.WaitGroup
-	ctx, stop := context.WithCancel(ctx)
-	r.ctx = ctx
+	r.ctx, r.stop = context.WithCancelCause(ctx)
 	reading.Go(func() { r.follow(c) })
-	t.Cleanup(func() { stop(); reading.Wait(); _ = c.Close() })
+	t.Cleanup(func() { r.stop(nil); reading.Wait(); _ = c.Close() })
 	r.begin(r.agent)
 	return r
 }
@@ -140,7 +141,16 @@ func (r *rig) dial(name string) rpc.Transport {
 	return c
 }
 
-// room waits until another cast may be under way; false: the time is over.
+// retry waits a moment after an error that time may mend; any other one ends the run.
+// False: the run is over.
+func (r *rig) retry(err error) bool {
+	if r.ctx.Err() == nil && !fault.Retryable(err) {
+		r.stop(err)
+	}
+	return r.beat()
+}
+
+// room waits until another cast may be under way; false: the run is over.
 func (r *rig) room() bool {
 	for r.sent.Load()-r.told.all() >= min(window, int64(*casts)/8) {
 		if !r.beat() {
@@ -150,8 +160,11 @@ func (r *rig) room() bool {
 	return r.ctx.Err() == nil
 }
 
-// beat waits a moment; false: the time is over.
+// beat waits a moment; false: the run is over.
 func (r *rig) beat() bool {
+	if r.ctx.Err() != nil {
+		return false
+	}
 	timer := time.NewTimer(5 * time.Millisecond)
 	defer timer.Stop()
 	select {
@@ -221,7 +234,7 @@ func (r *rig) progress(goal int64, all []*sender) (resent int, over bool) {
 		case r.agent.ended():
 			r.t.Fatalf("the agent ended by itself: %v", r.agent.err)
 		case !r.beat():
-			r.t.Fatalf("the time is over: %d of %d requests have ended", now, r.sent.Load())
+			r.t.Fatalf("the run is over, %v: %d of %d requests have ended", context.Cause(r.ctx), now, r.sent.Load())
 		case sent && time.Since(since) > patience:
 			since = time.Now()
 			for _, s := range all {
@@ -284,7 +297,7 @@ func (r *rig) until(what string, ok func() bool) {
 	r.t.Helper()
 	for !ok() {
 		if !r.beat() {
-			r.t.Fatalf("the time is over, waiting for %s", what)
+			r.t.Fatalf("the run is over, %v: waiting for %s", context.Cause(r.ctx), what)
 		}
 	}
 }

@@ -126,7 +126,10 @@ func (s *sender) cast(method string, args any) (request string) {
 		s.r.t.Error(err)
 	}
 	m := rpc.Message{Method: method, RequestID: instance.NewUUID(), Args: body}
-	for s.c.Cast(s.r.ctx, host, m) != nil && s.r.ctx.Err() == nil {
+	for {
+		if err = s.c.Cast(s.r.ctx, host, m); err == nil || !s.r.retry(err) {
+			break
+		}
 	}
 	s.sent = append(s.sent, m)
 	s.r.sent.Add(1)

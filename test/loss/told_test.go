@@ -48,7 +48,7 @@ func (o *told) all() int64 {
 // replaced by one that goes on behind it.
 func (r *rig) follow(c rpc.Transport) {
 	last := uint64(0)
-	for r.ctx.Err() == nil {
+	for {
 		filter := rpc.EventFilter{Kind: api.EventTask, From: rpc.FromAll}
 		if last > 0 {
 			filter.Sequence = last + 1
@@ -68,6 +68,9 @@ func (r *rig) follow(c rpc.Transport) {
 		}
 		if reader != nil {
 			_ = reader.Close()
+		}
+		if !r.retry(err) {
+			return
 		}
 	}
 }
