@@ -2,7 +2,9 @@ package loss_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -50,7 +52,8 @@ type process struct {
 	path string
 	args []string
 	env  []string
-	log  string // file
+	log  string        // file
+	wait time.Duration // that it has to end by a signal; 0: endWait
 
 	cmd  *exec.Cmd
 	gone chan struct{} // closed when it has ended
@@ -73,11 +76,55 @@ func (p *process) start(ctx context.Context) error {
 	return nil
 }
 
-// end sends a signal and waits until the process is gone.
+// endWait is how long a process has to end by a signal.
+const endWait = 20 * time.Second
+
+// errStays is what a process gets that does not end by a signal.
+var errStays = errors.New("it did not end by the signal")
+
+// end sends a signal and waits until the process is gone; one that stays is killed.
 func (p *process) end(sig syscall.Signal) error {
+	wait := cmp.Or(p.wait, endWait)
 	_ = p.cmd.Process.Signal(sig) // it may have ended
-	<-p.gone
-	return p.err
+	if p.endsWithin(wait) {
+		return p.err
+	}
+	_ = p.cmd.Process.Kill()
+	if !p.endsWithin(wait) {
+		return fmt.Errorf("%s, %v: %w within %v, nor by SIGKILL", p.path, sig, errStays, wait)
+	}
+	return fmt.Errorf("%s, %v: %w within %v", p.path, sig, errStays, wait)
+}
+
+func (p *process) endsWithin(wait time.Duration) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-p.gone:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// A process that takes no notice of a signal is killed, and that is an error.
+func TestProcessThatStays(t *testing.T) {
+	p := &process{path: "/bin/sh", args: []string{"-c", `trap "" TERM; echo deaf; while :; do sleep 1; done`}, log: filepath.Join(t.TempDir(), "log"), wait: 100 * time.Millisecond}
+	if err := p.start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for until := time.Now().Add(endWait); !p.said("deaf"); {
+		if time.Now().After(until) {
+			t.Fatal("the process says nothing")
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	if err := p.end(syscall.SIGTERM); !errors.Is(err, errStays) || !p.ended() {
+		t.Errorf("end = %v, ended %t", err, p.ended())
+	}
+	if err := p.end(syscall.SIGKILL); err == nil || errors.Is(err, errStays) {
+		t.Errorf("end of one that is gone = %v", err)
+	}
 }
 
 // ended tells whether it is gone.
