@@ -49,18 +49,27 @@ func runAgent(ctx context.Context, c config.Config) (err error) {
 			return fault.WrapAs(fault.Internal, err, "run", "agent.host")
 		}
 	}
-	// The stop must not end what is being stopped: everything below runs on life.
-	life := context.WithoutCancel(ctx)
 	d, closeBus, err := openBus(ctx, c)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeBus()) }()
+	return runOn(ctx, c, d)
+}
+
+// runOn runs the agent with a bus that it dials. The stop must not end what is being
+// stopped, so everything below outlives ctx; but a start is given up with it.
+func runOn(ctx context.Context, c config.Config, d dialer) (err error) {
 	start := startLibvirt
 	if c.Agent.Driver == "fake" {
 		start = startFake
 	}
-	s, err := start(life, c, d)
+	life := context.WithoutCancel(ctx)
+	starting, giveUp := context.WithCancel(life)
+	defer giveUp()
+	started := context.AfterFunc(ctx, giveUp)
+	s, err := start(starting, c, d)
+	started()
 	if err != nil && ctx.Err() != nil {
 		logkit.From(ctx).Info("stopped before the start was over", logkit.Err(err))
 		return nil
@@ -93,7 +102,7 @@ func openBus(ctx context.Context, c config.Config) (dialer, func() error, error)
 	urls, inside := c.RPC.Servers()
 	cfg := busConfig(c.RPC, urls)
 	if !inside {
-		return dialAs(ctx, cfg, c.RPC.StartWait), func() error { return nil }, nil
+		return dialAs(cfg, c.RPC.StartWait), func() error { return nil }, nil
 	}
 	log := logkit.From(ctx)
 	server, err := embedded.Start(ctx, embedded.Config{
@@ -104,12 +113,12 @@ func openBus(ctx context.Context, c config.Config) (dialer, func() error, error)
 		return nil, nil, err
 	}
 	cfg.InProcess, cfg.AutoSetup = server, true
-	return dialAs(ctx, cfg, c.RPC.StartWait), func() error { server.Shutdown(); return nil }, nil
+	return dialAs(cfg, c.RPC.StartWait), func() error { server.Shutdown(); return nil }, nil
 }
 
 // dialAs connects hosts; a bus that is not there yet is waited for, for so long or until
-// the agent is told to stop.
-func dialAs(asked context.Context, cfg rpc.Config, patience time.Duration) dialer {
+// the context ends.
+func dialAs(cfg rpc.Config, patience time.Duration) dialer {
 	return func(ctx context.Context, host string) (rpc.Transport, error) {
 		own := cfg
 		own.Name = host
@@ -118,7 +127,6 @@ func dialAs(asked context.Context, cfg rpc.Config, patience time.Duration) diale
 		own.OnError = func(err error) { log.Warn("the bus reports", logkit.Err(err)) }
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
-		defer context.AfterFunc(asked, cancel)()
 		bus, err := green.RetryCall(ctx, green.Retry{
 			Max: -1, First: busRetryFirst, Limit: busRetryLimit, Jitter: 0.2, Retryable: fault.Retryable,
 			OnRetry: func(_ int, err error, sleep time.Duration) {
@@ -154,7 +162,7 @@ func identified(r config.RPC, urls []string) bool {
 		slices.ContainsFunc(urls, func(u string) bool { return strings.Contains(u, "@") })
 }
 
-// startLibvirt starts the agent of this machine.
+// startLibvirt starts the agent of this machine; ctx ends the start and nothing after it.
 func startLibvirt(ctx context.Context, c config.Config, dial dialer) (service, error) {
 	bus, err := dial(ctx, c.Agent.Host)
 	if err != nil {
@@ -189,7 +197,7 @@ func startLibvirt(ctx context.Context, c config.Config, dial dialer) (service, e
 	}, nil
 }
 
-// startFake starts one or many simulated hosts.
+// startFake starts one or many simulated hosts; ctx ends the start and nothing after it.
 func startFake(ctx context.Context, c config.Config, dial dialer) (service, error) {
 	names := simulate.Names(c.Agent.Host, c.Fake.Hosts)
 	machine := fake.Config{
@@ -200,9 +208,12 @@ func startFake(ctx context.Context, c config.Config, dial dialer) (service, erro
 		machine.Listen = c.Fake.Listen
 	}
 	node := compose.Config{Agent: c.ForAgent(), State: c.ForState(), VIF: c.ForVIF()}
-	fleet, err := simulate.Start(ctx, simulate.Config{
+	fleet, err := simulate.New(context.WithoutCancel(ctx), simulate.Config{
 		Hosts: names, StateDir: c.Agent.StateDir, Dial: dial, Fake: machine, Node: node, Keep: true,
 	})
+	if err == nil {
+		err = fleet.Start(ctx)
+	}
 	if err != nil {
 		return service{}, err
 	}

@@ -1,15 +1,48 @@
 package main
 
 import (
+	"context"
+	"io"
 	"io/fs"
 	"reflect"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/compute-agent/compute-agent/internal/compose"
 	"github.com/compute-agent/compute-agent/internal/config"
+	"github.com/compute-agent/compute-agent/internal/logkit"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 )
+
+// An agent that is told to stop while the bus is away in the middle of its start ends at
+// once, and does not wait as long as it would for the bus.
+func TestStopDuringTheStart(t *testing.T) {
+	for _, hosts := range []int{1, 40} { // the second time more than start side by side
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			c := config.Config{Agent: config.Agent{Host: "a", Driver: "fake", StateDir: dir}, Fake: config.Fake{Hosts: hosts}}
+			bus := rpc.NewBus()
+			dial := func(_ context.Context, host string) (rpc.Transport, error) {
+				defer bus.Partition(host) // it is dialled, and not yet started
+				return bus.Connect(host), nil
+			}
+			log, err := logkit.New(logkit.Options{Out: io.Discard})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(compose.Logging(logkit.Into(t.Context(), log)))
+			defer time.AfterFunc(3*time.Second, cancel).Stop()
+			began := time.Now()
+			err = runOn(ctx, c, dial)
+			if took := time.Since(began); err != nil || took != 3*time.Second {
+				t.Errorf("%d hosts: the end after %v, %v, want at the word, after 3 s", hosts, took, err)
+			}
+		})
+	}
+}
 
 // The section rpc reaches every option of the transport, and says its defaults.
 func TestBusConfig(t *testing.T) {

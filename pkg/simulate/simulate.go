@@ -76,13 +76,14 @@ func Start(ctx context.Context, cfg Config) (*Fleet, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := f.each(ctx, func(ctx context.Context, h *Host) error { return h.Start(ctx) }); err != nil {
-		return nil, errors.Join(err, f.Stop(context.WithoutCancel(ctx)))
+	if err := f.Start(ctx); err != nil {
+		return nil, err
 	}
 	return f, nil
 }
 
-// New makes the machines of a fleet; their agents are started by [Host.Start].
+// New makes the machines of a fleet, which ctx ends; their agents are started by
+// [Fleet.Start] or [Host.Start].
 func New(ctx context.Context, cfg Config) (*Fleet, error) {
 	if len(cfg.Hosts) == 0 || cfg.Dial == nil {
 		return nil, fault.New(fault.InvalidArgument, "simulate", "", "name at least one host and a way to reach the bus")
@@ -120,8 +121,10 @@ func (f *Fleet) add(cfg Config, name string) (*Host, error) {
 // Host gives one host, nil for an unknown name.
 func (f *Fleet) Host(name string) *Host { return f.hosts[name] }
 
-// each runs fn for every host, some at the same time, and joins the errors.
+// each runs fn for every host, some at the same time, waits for all of them whatever
+// becomes of ctx, and joins the errors.
 func (f *Fleet) each(ctx context.Context, fn func(context.Context, *Host) error) error {
+	ctx = context.WithoutCancel(ctx)
 	pool := green.NewPool(startWorkers)
 	threads := make([]*green.Thread[struct{}], 0, len(f.names))
 	for _, name := range f.names {
@@ -143,6 +146,16 @@ func (f *Fleet) each(ctx context.Context, fn func(context.Context, *Host) error)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// Start starts all agents and returns when each is ready; when one fails, or ctx ends
+// before, all are stopped. It is not ctx that ends them afterwards.
+func (f *Fleet) Start(ctx context.Context) error {
+	err := f.each(ctx, func(_ context.Context, h *Host) error { return h.Start(ctx) })
+	if err != nil {
+		return errors.Join(err, f.Stop(ctx))
+	}
+	return nil
 }
 
 // Stop stops all agents.
