@@ -168,23 +168,15 @@ func startLibvirt(ctx context.Context, c config.Config, dial dialer) (service, e
 	if err != nil {
 		return service{}, err
 	}
-	log := logkit.From(ctx)
-	l := c.Libvirt
-	driver, err := libvirt.Open(ctx, libvirt.Config{
-		SocketPath: l.Socket, URI: l.URI, InstancesPath: l.InstancesPath, VirtType: l.VirtType, Machine: l.Machine, CPUModel: l.CPUModel,
-		LiveMigrationURI: l.LiveMigrationURI, InboundAddr: l.InboundAddr, NativeTLS: l.NativeTLS, TLSDir: l.TLSDir, CallTimeout: l.CallTimeout, ConnectTimeout: l.ConnectTimeout,
-		CallsPerConnection: l.CallsPerConnection, MaxMigrations: l.MaxMigrations,
-		StartTimeout: l.StartTimeout, DestroyTimeout: l.DestroyTimeout, SaveTimeout: l.SaveTimeout, MigrateTimeout: l.MigrateTimeout,
-		DetachTimeout: l.DetachTimeout, DetachAttempts: l.DetachAttempts, FilesTimeout: l.FilesTimeout, QemuImg: l.QemuImg,
-		PingInterval: l.PingInterval, ReconnectFirst: l.ReconnectFirst, ReconnectLimit: l.ReconnectLimit, EventBacklog: l.EventBacklog,
-		Log: func(_ context.Context, msg string, err error) { log.Warn(msg, logkit.Err(err)) },
-	})
+	log, cfg := logkit.From(ctx), libvirtConfig(c.Libvirt)
+	cfg.Log = func(_ context.Context, msg string, err error) { log.Warn(msg, logkit.Err(err)) }
+	driver, err := libvirt.Open(ctx, cfg)
 	if err != nil {
 		return service{}, errors.Join(err, bus.Close())
 	}
-	cfg := compose.Config{Agent: c.ForAgent(), State: c.ForState(), VIF: c.ForVIF(), Network: vif.Linux()}
-	cfg.Agent.MachineID = machineID()
-	node, err := compose.New(ctx, cfg, driver, bus)
+	own := compose.Config{Agent: c.ForAgent(), State: c.ForState(), VIF: c.ForVIF(), Network: vif.Linux()}
+	own.Agent.MachineID = machineID()
+	node, err := compose.New(ctx, own, driver, bus)
 	if err == nil {
 		err = node.Start(ctx)
 	}
@@ -195,6 +187,18 @@ func startLibvirt(ctx context.Context, c config.Config, dial dialer) (service, e
 		stop:   func(ctx context.Context) error { return errors.Join(node.Stop(ctx), driver.Close(), bus.Close()) },
 		status: node.Agent.Status,
 	}, nil
+}
+
+// libvirtConfig maps the section libvirt.
+func libvirtConfig(l config.Libvirt) libvirt.Config {
+	return libvirt.Config{
+		SocketPath: l.Socket, URI: l.URI, InstancesPath: l.InstancesPath, VirtType: l.VirtType, Machine: l.Machine, CPUModel: l.CPUModel,
+		LiveMigrationURI: l.LiveMigrationURI, InboundAddr: l.InboundAddr, NativeTLS: l.NativeTLS, TLSDir: l.TLSDir,
+		CallTimeout: l.CallTimeout, ConnectTimeout: l.ConnectTimeout, CallsPerConnection: l.CallsPerConnection, MaxMigrations: l.MaxMigrations,
+		StartTimeout: l.StartTimeout, DestroyTimeout: l.DestroyTimeout, SaveTimeout: l.SaveTimeout, MigrateTimeout: l.MigrateTimeout,
+		DetachTimeout: l.DetachTimeout, DetachAttempts: l.DetachAttempts, FilesTimeout: l.FilesTimeout, QemuImg: l.QemuImg,
+		PingInterval: l.PingInterval, ReconnectFirst: l.ReconnectFirst, ReconnectLimit: l.ReconnectLimit, EventBacklog: l.EventBacklog,
+	}
 }
 
 // startFake starts one or many simulated hosts; ctx ends the start and nothing after it.

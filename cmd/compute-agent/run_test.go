@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"io/fs"
 	"reflect"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/compute-agent/compute-agent/internal/config"
 	"github.com/compute-agent/compute-agent/internal/logkit"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
+	"github.com/compute-agent/compute-agent/pkg/virt/libvirt"
 )
 
 // An agent that is told to stop while the bus is away in the middle of its start ends at
@@ -68,5 +71,46 @@ func TestBusConfig(t *testing.T) {
 		if v.IsZero() && !perHost[f.Name] && !otherWay[f.Name] {
 			t.Errorf("%s can't be configured", f.Name)
 		}
+	}
+}
+
+// The section libvirt reaches every option of the driver, each its own one, and says its
+// defaults.
+func TestLibvirtConfig(t *testing.T) {
+	l, err := config.Load(config.Sources{ReadAll: func(string) ([]byte, error) { return nil, fs.ErrNotExist }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	section := reflect.ValueOf(&l.Libvirt).Elem()
+	defaults, own := reflect.ValueOf(libvirtConfig(l.Libvirt)), reflect.ValueOf(libvirt.Config{}.WithDefaults())
+	for i := range section.NumField() { // each gets a value that no other one has
+		switch f := section.Field(i); f.Kind() {
+		case reflect.String:
+			f.SetString(fmt.Sprint("text ", i))
+		case reflect.Bool:
+			f.SetBool(true)
+		default:
+			f.SetInt(int64(1000 + i))
+		}
+	}
+	got := reflect.ValueOf(libvirtConfig(l.Libvirt))
+	elsewhere := map[string]bool{"LocalInstancesPath": true, "Log": true, "dial": true} // for tests, startLibvirt's, for tests
+	for f, value := range got.Fields() {
+		if elsewhere[f.Name] {
+			continue
+		}
+		option := section.FieldByName(strings.TrimSuffix(f.Name, "Path"))
+		if !option.IsValid() {
+			option = section.FieldByName(f.Name)
+		}
+		if !option.IsValid() || !option.Equal(value) {
+			t.Errorf("%s is %v, which is not what the section says", f.Name, value)
+		}
+		if said, its := defaults.FieldByIndex(f.Index), own.FieldByIndex(f.Index); !said.Equal(its) {
+			t.Errorf("the default of %s is %v, the driver's is %v", f.Name, said, its)
+		}
+	}
+	if n := got.NumField() - len(elsewhere); n != section.NumField() {
+		t.Errorf("%d options reach %d fields", section.NumField(), n)
 	}
 }

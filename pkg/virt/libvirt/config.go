@@ -85,7 +85,8 @@ type Config struct {
 	dial func(ctx context.Context) (net.Conn, error) // tests: instead of SocketPath
 }
 
-func (c Config) withDefaults() Config {
+// WithDefaults fills in what is not set.
+func (c Config) WithDefaults() Config {
 	text := func(s *string, v string) {
 		if *s == "" {
 			*s = v

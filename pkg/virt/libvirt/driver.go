@@ -43,7 +43,7 @@ type Driver struct {
 // may be away, the driver connects as soon as it can and says EventConnected. ctx
 // gives the logger and other values; Close ends the driver.
 func Open(ctx context.Context, c Config) (*Driver, error) {
-	c = c.withDefaults()
+	c = c.WithDefaults()
 	if err := c.check(); err != nil {
 		return nil, err
 	}
