@@ -28,6 +28,7 @@ func asyncapi(root string, _ []byte) ([]byte, error) {
 	}
 	d := &asyncDoc{said: said, schemas: object{}, messages: object{}, channels: object{}, operations: object{}}
 	d.errors()
+	d.heartbeat()
 	for _, m := range api.Methods() {
 		d.method(m)
 	}
@@ -92,19 +93,30 @@ func (d *asyncDoc) errors() {
 
 func text(description string) object { return object{"type": "string", "description": description} }
 
+// heartbeat is what comes before the reply to a call that asks for it.
+func (d *asyncDoc) heartbeat() {
+	d.messages["heartbeat"] = object{
+		"title": "Heartbeat", "summary": "The agent is still at it: an empty message, as often as the call asked for, until its reply.",
+		"headers": object{"type": "object", "required": []string{"Compute-Heartbeat"}, "properties": object{
+			"Compute-Heartbeat": text("as in the call; a message with this header is no reply"),
+		}},
+	}
+}
+
 // headers are those of a request.
 func headers(style api.Style) object {
-	h := object{"type": "object", "properties": object{
+	said := object{
 		"Compute-Request-Id": object{"type": "string", "format": "uuid", "description": "of the request; it may span several hosts"},
 		"Compute-Version":    text("the sender's version, major.minor; without it 1.0"),
 		"Compute-Expires":    object{"type": "string", "format": "date-time", "description": "a cast that is read later is refused; a call's caller waits no longer"},
 		"Nats-Msg-Id":        text("<host>/<request id>: NATS stores a cast that is sent twice once"),
 		"traceparent":        text("W3C trace context"),
-	}}
-	if style == api.Cast {
-		h["required"] = []string{"Compute-Request-Id", "Nats-Msg-Id"}
 	}
-	return h
+	if style == api.Call {
+		said["Compute-Heartbeat"] = text("a duration such as 5s, 100ms to 1h: until its reply the agent sends a heartbeat so often; after two that did not come the caller may give up")
+		return object{"type": "object", "properties": said}
+	}
+	return object{"type": "object", "properties": said, "required": []string{"Compute-Request-Id", "Nats-Msg-Id"}}
 }
 
 // method adds the channel, the operation and the messages of one method.
@@ -128,6 +140,7 @@ func (d *asyncDoc) method(m api.Method) {
 		d.messages[m.Name+"_result"] = object{"title": "Result of " + m.Name, "payload": payload}
 		d.channels[name+"_reply"] = object{"address": nil, "messages": object{
 			"result": ref("components", "messages", m.Name+"_result"), "error": ref("components", "messages", "error"),
+			"heartbeat": ref("components", "messages", "heartbeat"),
 		}}
 		op["reply"] = object{
 			"address": object{"location": "$message.header#/reply", "description": "the reply subject of the NATS request"},

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -100,6 +102,49 @@ func TestAsyncAPI(t *testing.T) {
 	}
 	if !leads(doc, "#/components/schemas/Spec/properties/memory_mib/type") {
 		t.Error("objects are not described")
+	}
+}
+
+// The headers of requests are those of docs/rpc.md, and a heartbeat is one of the replies.
+func TestAsyncAPIHeaders(t *testing.T) {
+	rpc, err := os.ReadFile(filepath.Join(root, "docs/rpc.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(rpc), "\n## Headers\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	var told []string
+	for line := range strings.Lines(table) {
+		if name, found := strings.CutPrefix(line, "| `"); found {
+			name, _, _ = strings.Cut(name, "`")
+			told = append(told, name)
+		}
+	}
+	known := map[string]bool{}
+	for _, style := range []api.Style{api.Call, api.Cast} {
+		properties, _ := headers(style)["properties"].(object)
+		for name := range properties {
+			known[name] = true
+		}
+	}
+	slices.Sort(told)
+	if diff := cmp.Diff(told, slices.Sorted(maps.Keys(known))); diff != "" {
+		t.Errorf("headers of requests (-docs/rpc.md +AsyncAPI):\n%s", diff)
+	}
+	raw, err := asyncapi(root, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc map[string]any
+	if err := yaml.Unmarshal(raw, &doc); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{
+		"#/components/messages/heartbeat/headers/properties/Compute-Heartbeat", "#/channels/call_get_host_info_reply/messages/heartbeat",
+	} {
+		if !leads(doc, path) {
+			t.Errorf("%s is missing", path)
+		}
 	}
 }
 
