@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -19,9 +20,10 @@ const (
 	plain  = "_.:-=+*#"
 )
 
-// ramp chooses the characters by the locale, as the C library does.
+// ramp chooses the characters by the locale, as the C library does: the first variable
+// that is set and not empty counts.
 func (a *app) ramp() string {
-	locale := a.env("LC_ALL", a.env("LC_CTYPE", a.env("LANG", "")))
+	locale := cmp.Or(a.env("LC_ALL", ""), a.env("LC_CTYPE", ""), a.env("LANG", ""))
 	if name := strings.ToUpper(locale); strings.Contains(name, "UTF-8") || strings.Contains(name, "UTF8") {
 		return blocks
 	}

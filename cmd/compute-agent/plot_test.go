@@ -41,8 +41,13 @@ func TestMigrationPlot(t *testing.T) {
 }
 
 func TestRampFollowsTheLocale(t *testing.T) {
-	for env, want := range map[string]string{"LANG=de_DE.UTF-8": blocks, "LC_ALL=C": plain, "": plain, "LC_CTYPE=C.utf8": blocks} {
-		if got := newApp(strings.NewReader(""), &strings.Builder{}, &strings.Builder{}, []string{env}).ramp(); got != want {
+	for env, want := range map[string]string{
+		"": plain, "LANG=de_DE.UTF-8": blocks, "LC_CTYPE=C.utf8": blocks, "LC_ALL=C": plain,
+		"LANG=C LC_CTYPE=C.UTF-8": blocks, "LANG=C.UTF-8 LC_CTYPE=C": plain, // the later counts for more
+		"LANG=C LC_CTYPE=C LC_ALL=C.UTF-8": blocks, "LANG=C.UTF-8 LC_CTYPE=C.UTF-8 LC_ALL=C": plain,
+		"LANG=C.UTF-8 LC_CTYPE= LC_ALL=": blocks, "LC_CTYPE=C.UTF-8 LC_ALL=": blocks, "LANG=C.UTF-8 LC_CTYPE=C LC_ALL=": plain, // empty is not set
+	} {
+		if got := newApp(strings.NewReader(""), &strings.Builder{}, &strings.Builder{}, strings.Fields(env)).ramp(); got != want {
 			t.Errorf("with %q the plot is drawn with %q", env, got)
 		}
 	}
