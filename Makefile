@@ -39,7 +39,7 @@ GOLDEN   = $(shell grep -rlE 'Bool."update"' --include='*_test.go' . | xargs -r 
 GOTEST = CGO_ENABLED=1 go test -race -shuffle=on -timeout 10m $(TESTFLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test unit e2e lab lab-rare lab-matrix bench soak microbench fuzz lint fmt fmt-check vet tidy vuln golden generate cover ci clean install units cc
+.PHONY: help build demo test unit e2e lab lab-rare lab-matrix sim bench soak microbench fuzz lint fmt fmt-check vet tidy vuln golden generate cover ci clean install units cc
 
 help: ## print what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
