@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -325,18 +326,21 @@ func cellsToday(day int) (cells [][2]string) {
 
 // wanted gives the cells of this run. COMPUTE_AGENT_LAB_MATRIX: "all", the number of a day, a regular expression of
 // "blow in phase", or unset: today's.
-func wanted(t *testing.T) (cells [][2]string) {
+func wanted(t *testing.T) [][2]string {
 	t.Helper()
-	wish := os.Getenv("COMPUTE_AGENT_LAB_MATRIX")
-	if wish == "" {
-		return cellsToday(time.Now().YearDay())
-	}
+	cells, err := cellsOf(cmp.Or(os.Getenv("COMPUTE_AGENT_LAB_MATRIX"), strconv.Itoa(time.Now().YearDay())))
+	must(t, "COMPUTE_AGENT_LAB_MATRIX", err)
+	return cells
+}
+
+// cellsOf gives the cells that a wish means.
+func cellsOf(wish string) (cells [][2]string, err error) {
 	if day, err := strconv.Atoi(wish); err == nil && day >= 0 {
-		return cellsToday(day)
+		return cellsToday(day), nil
 	}
-	match := regexp.MustCompile("")
-	if wish != "all" {
-		match = regexp.MustCompile(wish)
+	match, err := regexp.Compile(map[bool]string{true: "", false: wish}[wish == "all"])
+	if err != nil {
+		return nil, err
 	}
 	for _, p := range phases {
 		for _, b := range blows {
@@ -345,15 +349,18 @@ func wanted(t *testing.T) (cells [][2]string) {
 			}
 		}
 	}
-	return cells
+	if len(cells) == 0 {
+		return nil, fmt.Errorf("no cell matches %q", wish)
+	}
+	return cells, nil
 }
 
 // Every kind of blow in some phase (all of them with COMPUTE_AGENT_LAB_MATRIX=all). docs/reliability.md has the table.
 func TestKillMatrix(t *testing.T) {
 	wantLab(t)
+	cells := wanted(t)
 	rows := readTable(t)
 	rows.write(t)
-	cells := wanted(t)
 	for len(cells) > 0 {
 		cells = someCells(t, cells, rows)
 	}

@@ -121,12 +121,7 @@ func (h *Host) StreamPeers(ctx context.Context) ([]netip.AddrPort, error) {
 	return peers, nil
 }
 
-// MuteStream drops what this host's QEMUs send to others: the connections stay, and nothing goes over them.
-func (h *Host) MuteStream(ctx context.Context) error {
-	return h.filter(ctx, "-A", "OUTPUT", "-p", "tcp", "--dport", streamPorts, "-j", "DROP")
-}
-
-// Unfilter takes back MuteLibvirt, ResetLibvirt, MuteStream and ResetStream.
+// Unfilter takes back MuteLibvirt, ResetLibvirt and ResetStream.
 func (h *Host) Unfilter(ctx context.Context) error { return h.filter(ctx, "-F", "OUTPUT") }
 
 func (h *Host) filter(ctx context.Context, args ...string) error {
