@@ -285,63 +285,85 @@ func (s *scenario) trouble(r *rig) {
 	if s.w.bus {
 		r.bus.SetFaults(storm(s.dice))
 	}
-	times := func(on bool, most int, do func(dice)) {
+	times := func(on bool, most int, do func(*rig, dice)) {
 		for range s.dice.IntN(most) + 1 {
 			if on {
-				s.later(r, do)
+				s.later(r, func(d dice) { do(r, d) })
 			}
 		}
 	}
-	site := func(d dice) *site { return r.sites[pick(d, s.hosts...)] }
-	times(s.w.cuts, 2, func(d dice) {
-		name := pick(d, s.hosts...)
-		r.bus.Partition(name)
-		pass(d.within(10 * time.Second))
-		r.bus.Heal(name)
-	})
-	times(s.w.cuts, 1, func(d dice) { r.bus.Restart(func() { pass(d.within(5 * time.Second)) }) })
-	times(s.w.agents, 3, func(d dice) { site(d).restart(true, d.within(10*time.Second)) })
-	times(s.w.agents, 1, func(d dice) { site(d).restart(false, d.within(10*time.Second)) })
-	times(s.w.agents, 3, func(d dice) {
-		si := site(d)
-		si.dieAfter(1 + d.IntN(30))
-		select {
-		case <-si.died:
-			si.restart(true, d.within(10*time.Second))
-		case <-time.After(s.span):
-		case <-r.ctx.Done():
-		}
-	})
-	times(s.w.machines, 6, func(d dice) { s.machineFault(r, d) })
-	times(s.w.machines, 1, func(d dice) {
-		m := site(d).Machine
-		m.Disconnect()
-		pass(d.within(15 * time.Second))
-		m.Reconnect()
-	})
-	times(s.w.machines && s.w.agents, 1, func(d dice) { // the host's daemons go down together
-		si := site(d)
-		si.Machine.Disconnect()
-		si.restart(true, d.within(5*time.Second))
-		pass(d.within(5 * time.Second))
-		si.Machine.Reconnect()
-	})
-	times(s.w.agents && s.w.cuts, 1, func(d dice) { // all agents at once
-		for _, name := range s.hosts {
-			r.sites[name].Kill()
-		}
-		for _, name := range s.hosts {
-			r.sites[name].restart(true, d.within(3*time.Second))
-		}
-	})
-	times(s.w.disks, 2, func(d dice) {
-		si := site(d)
-		si.disk(true)
-		pass(d.within(10 * time.Second))
-		si.disk(false)
-	})
-	times(s.w.guests, 3, func(d dice) { s.killGuest(r, d) })
-	times(s.w.twins, 1, func(d dice) { s.twin(r, d) })
+	restart := func(kill bool) func(*rig, dice) {
+		return func(r *rig, d dice) { s.site(r, d).restart(kill, d.within(10*time.Second)) }
+	}
+	times(s.w.cuts, 2, s.cut)
+	times(s.w.cuts, 1, func(r *rig, d dice) { r.bus.Restart(func() { pass(d.within(5 * time.Second)) }) })
+	times(s.w.agents, 3, restart(true))
+	times(s.w.agents, 1, restart(false))
+	times(s.w.agents, 3, s.dieInAWrite)
+	times(s.w.machines, 6, s.machineFault)
+	times(s.w.machines, 1, s.hypervisorAway)
+	times(s.w.machines && s.w.agents, 1, s.daemonsDown)
+	times(s.w.agents && s.w.cuts, 1, s.allAgentsDown)
+	times(s.w.disks, 2, s.fullDisk)
+	times(s.w.guests, 3, s.killGuest)
+	times(s.w.twins, 1, s.twin)
+}
+
+// site draws a host.
+func (s *scenario) site(r *rig, d dice) *site { return r.sites[pick(d, s.hosts...)] }
+
+// cut takes one host off the bus for a while.
+func (s *scenario) cut(r *rig, d dice) {
+	name := pick(d, s.hosts...)
+	r.bus.Partition(name)
+	pass(d.within(10 * time.Second))
+	r.bus.Heal(name)
+}
+
+// dieInAWrite kills an agent at one of its next transactions.
+func (s *scenario) dieInAWrite(r *rig, d dice) {
+	si := s.site(r, d)
+	si.dieAfter(1 + d.IntN(30))
+	select {
+	case <-si.died:
+		si.restart(true, d.within(10*time.Second))
+	case <-time.After(s.span):
+	case <-r.ctx.Done():
+	}
+}
+
+func (s *scenario) hypervisorAway(r *rig, d dice) {
+	m := s.site(r, d).Machine
+	m.Disconnect()
+	pass(d.within(15 * time.Second))
+	m.Reconnect()
+}
+
+// daemonsDown takes a host's hypervisor and its agent down together.
+func (s *scenario) daemonsDown(r *rig, d dice) {
+	si := s.site(r, d)
+	si.Machine.Disconnect()
+	si.restart(true, d.within(5*time.Second))
+	pass(d.within(5 * time.Second))
+	si.Machine.Reconnect()
+}
+
+// allAgentsDown kills all agents at once.
+func (s *scenario) allAgentsDown(r *rig, d dice) {
+	for _, name := range s.hosts {
+		r.sites[name].Kill()
+	}
+	for _, name := range s.hosts {
+		r.sites[name].restart(true, d.within(3*time.Second))
+	}
+}
+
+// fullDisk lets a host's disk take nothing for a while.
+func (s *scenario) fullDisk(r *rig, d dice) {
+	si := s.site(r, d)
+	si.disk(true)
+	pass(d.within(10 * time.Second))
+	si.disk(false)
 }
 
 // killGuest ends the QEMU of a guest, mostly while it migrates, on either side; the run
