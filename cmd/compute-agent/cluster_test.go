@@ -53,18 +53,19 @@ func free(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// The cluster that docs/operations.md describes, followed to the letter but for names,
-// ports and folders: three servers, streams and buckets with three copies.
-func TestDocumentedCluster(t *testing.T) {
+// documentedServers runs the cluster that docs/operations.md describes, followed to the
+// letter but for names, ports and folders. It gives where the servers listen, and puts
+// these addresses into a text for the documented ones.
+func documentedServers(t *testing.T) (urls []string, own *strings.Replacer) {
+	t.Helper()
 	config := block(t, "NATS: a cluster of three", "server_name")
-	command := strings.TrimSpace(block(t, "NATS: a cluster of three", "nats-setup"))
-	var pairs, urls, routes []string
+	var pairs, routes []string
 	for i := range 3 {
 		client, route := free(t), free(t)
 		pairs = append(pairs, fmt.Sprintf("nats://nats%d:4222", i+1), "nats://"+client, fmt.Sprintf("nats://nats%d:6222", i+1), "nats://"+route)
 		urls, routes = append(urls, client), append(routes, route)
 	}
-	clients := strings.NewReplacer(pairs...)
+	own = strings.NewReplacer(pairs...)
 	for i := range 3 {
 		text := config
 		for old, own := range map[string]string{
@@ -76,10 +77,17 @@ func TestDocumentedCluster(t *testing.T) {
 			}
 			text = strings.Replace(text, old, own, 1)
 		}
-		runServer(t, clients.Replace(text))
+		runServer(t, own.Replace(text))
 	}
+	return urls, own
+}
+
+// The documented cluster and its command: streams and buckets with three copies.
+func TestDocumentedCluster(t *testing.T) {
+	command := strings.TrimSpace(block(t, "NATS: a cluster of three", "nats-setup"))
+	urls, own := documentedServers(t)
 	cli := func(line string) (out string, code int) {
-		words := strings.Fields(clients.Replace(line))
+		words := strings.Fields(own.Replace(line))
 		var env []string
 		for strings.Contains(words[0], "=") {
 			env, words = append(env, words[0]), words[1:]
@@ -96,7 +104,16 @@ func TestDocumentedCluster(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "Consumer of node2 is in place") {
 		t.Fatalf("%s = %d, %s", command, code, out)
 	}
-	nc, err := nats.Connect("nats://" + urls[1])
+	threeCopies(t, "nats://"+urls[1])
+	if out, code := cli("compute-agent host list --rpc-url nats://nats1:4222,nats://nats2:4222,nats://nats3:4222"); code != 0 || !strings.Contains(out, "No host has reported yet") {
+		t.Errorf("host list = %d, %s", code, out)
+	}
+}
+
+// threeCopies holds what a server has of streams and buckets.
+func threeCopies(t *testing.T, url string) {
+	t.Helper()
+	nc, err := nats.Connect(url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,9 +131,6 @@ func TestDocumentedCluster(t *testing.T) {
 	}
 	if err := streams.Err(); err != nil || n != 5 {
 		t.Errorf("%d streams, %v, want 5", n, err)
-	}
-	if out, code := cli("compute-agent host list --rpc-url nats://nats1:4222,nats://nats2:4222,nats://nats3:4222"); code != 0 || !strings.Contains(out, "No host has reported yet") {
-		t.Errorf("host list = %d, %s", code, out)
 	}
 }
 
