@@ -2,16 +2,15 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/compute-agent/compute-agent/test/natstest"
 )
 
 // block gives the first indented block of a section of docs/operations.md that
@@ -42,17 +41,6 @@ func block(t *testing.T, section, with string) string {
 	return ""
 }
 
-func free(t *testing.T) string {
-	t.Helper()
-	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
-
 // documentedServers runs the cluster that docs/operations.md describes, followed to the
 // letter but for names, ports and folders. It gives where the servers listen, and puts
 // these addresses into a text for the documented ones.
@@ -61,7 +49,7 @@ func documentedServers(t *testing.T) (urls []string, own *strings.Replacer) {
 	config := block(t, "NATS: a cluster of three", "server_name")
 	var pairs, routes []string
 	for i := range 3 {
-		client, route := free(t), free(t)
+		client, route := natstest.FreeAddress(t), natstest.FreeAddress(t)
 		pairs = append(pairs, fmt.Sprintf("nats://nats%d:4222", i+1), "nats://"+client, fmt.Sprintf("nats://nats%d:6222", i+1), "nats://"+route)
 		urls, routes = append(urls, client), append(routes, route)
 	}
@@ -70,14 +58,15 @@ func documentedServers(t *testing.T) (urls []string, own *strings.Replacer) {
 		text := config
 		for old, own := range map[string]string{
 			"server_name: nats1": fmt.Sprintf("server_name: nats%d", i+1), "listen: 0.0.0.0:4222": "listen: " + urls[i],
-			"listen: 0.0.0.0:6222": "listen: " + routes[i], "/var/lib/nats": t.TempDir(), "http: 127.0.0.1:8222": "http: " + free(t),
+			"listen: 0.0.0.0:6222": "listen: " + routes[i], "/var/lib/nats": t.TempDir(), "http: 127.0.0.1:8222": "http: " + natstest.FreeAddress(t),
 		} {
 			if !strings.Contains(text, old) {
 				t.Fatalf("the documented configuration has no %q:\n%s", old, config)
 			}
 			text = strings.Replace(text, old, own, 1)
 		}
-		runServer(t, own.Replace(text))
+		s := natstest.Inside(t, natstest.File(t, own.Replace(text)))
+		t.Cleanup(func() { natstest.End(s) })
 	}
 	return urls, own
 }
@@ -132,23 +121,4 @@ func threeCopies(t *testing.T, url string) {
 	if err := streams.Err(); err != nil || n != 5 {
 		t.Errorf("%d streams, %v, want 5", n, err)
 	}
-}
-
-func runServer(t *testing.T, config string) {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "nats.conf")
-	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	opts, err := server.ProcessConfigFile(path)
-	if err != nil {
-		t.Fatalf("%v\n%s", err, config)
-	}
-	opts.NoSigs, opts.NoLog = true, true
-	s, err := server.NewServer(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
 }

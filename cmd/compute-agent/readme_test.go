@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/compute-agent/compute-agent/test/natstest"
 )
 
 // The README's quick start, line by line as it stands there: an agent that simulates its
@@ -24,7 +26,7 @@ func TestQuickStart(t *testing.T) {
 		t.Fatalf("only %d commands were found", len(lines))
 	}
 	t.Chdir(t.TempDir()) // ./state
-	address := free(t)
+	address := natstest.FreeAddress(t)
 	cli := func(ctx context.Context, words []string) (out string, code int) {
 		var o strings.Builder
 		env := []string{"COMPUTE_AGENT_RPC_EMBEDDED_LISTEN=" + address}

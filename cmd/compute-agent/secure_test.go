@@ -19,11 +19,11 @@ import (
 	"time"
 
 	"github.com/nats-io/jwt/v2"
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nkeys"
 
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/test/natstest"
 )
 
 // authority is a CA of the test's own.
@@ -102,22 +102,8 @@ func writeFile(t *testing.T, path, text string) string {
 // natsWith runs a server with a configuration and gives host:port.
 func natsWith(t *testing.T, text string) string {
 	t.Helper()
-	dir := t.TempDir()
-	opts, err := server.ProcessConfigFile(writeFile(t, filepath.Join(dir, "nats.conf"),
-		fmt.Sprintf("listen: \"127.0.0.1:-1\"\njetstream { store_dir: %q, max_file_store: 1G, max_memory_store: 64M }\n%s", dir, text)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	opts.NoSigs, opts.NoLog = true, true
-	s, err := server.NewServer(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("the server is not ready")
-	}
+	s := natstest.InsideReady(t, natstest.File(t, natstest.Config("127.0.0.1:-1", t.TempDir(), text)))
+	t.Cleanup(func() { natstest.End(s) })
 	return s.Addr().String()
 }
 

@@ -11,17 +11,18 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/controller"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/test/natstest"
 )
 
 // A server that restarts, and one that moves to another port with its store, in the
 // middle of much work: the guest is not touched, the work goes on, and every request
 // has its whole story in the event stream, in order, once.
 func TestServerRestartsAndMoves(t *testing.T) {
-	store, from, to := t.TempDir(), freeAddress(t), freeAddress(t)
+	store, from, to := t.TempDir(), natstest.FreeAddress(t), natstest.FreeAddress(t)
 	urls := []string{"nats://" + from, "nats://" + to}
 	first, second := serverFile(t, from, store, ""), serverFile(t, to, store, "")
-	s := startServer(t, first)
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	s := natstest.InsideReady(t, first)
+	t.Cleanup(func() { natstest.End(s) })
 	hosts := []string{"node1.example", "node2.example"}
 	setUp(t, quick(urls...), hosts...)
 	r := newRig(t, func(ctx context.Context, name string) (rpc.Transport, error) {
@@ -43,12 +44,11 @@ func TestServerRestartsAndMoves(t *testing.T) {
 				tasks = append(tasks, task)
 			}
 		}
-		s.Shutdown()
-		s.WaitForShutdown()
+		natstest.End(s)
 		if a := r.World.Audit(); len(a) != 0 {
 			t.Errorf("while the bus is away: %v", a)
 		}
-		s = startServer(t, next)
+		s = natstest.InsideReady(t, next)
 		for _, task := range tasks {
 			done(t, task, nil)
 		}

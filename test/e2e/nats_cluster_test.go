@@ -3,23 +3,23 @@ package e2e_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/test/natstest"
 )
 
 // cluster is three NATS servers, called n0, n1, n2.
@@ -37,7 +37,7 @@ func newCluster(t *testing.T, run func(t *testing.T, file, address string) (kill
 	c := &cluster{kill: make([]func(*testing.T), clusterSize), start: make([]func(*testing.T), clusterSize)}
 	addresses, routes := make([]string, clusterSize), make([]string, clusterSize)
 	for i := range addresses {
-		addresses[i], routes[i] = freeAddress(t), freeAddress(t)
+		addresses[i], routes[i] = natstest.FreeAddress(t), natstest.FreeAddress(t)
 		c.urls = append(c.urls, "nats://"+addresses[i])
 	}
 	for i := range addresses {
@@ -65,35 +65,15 @@ func killOnce(end func()) func(*testing.T) {
 
 func insideNode(t *testing.T, file, _ string) func(*testing.T) {
 	t.Helper()
-	opts, err := server.ProcessConfigFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	opts.NoSigs, opts.NoLog = true, true
-	s, err := server.NewServer(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	return killOnce(func() { s.Shutdown(); s.WaitForShutdown() })
+	s := natstest.Inside(t, file)
+	return killOnce(func() { natstest.End(s) })
 }
 
 // outsideNode is a process of its own, ended by SIGKILL.
 func outsideNode(t *testing.T, file, address string) func(*testing.T) {
 	t.Helper()
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "nats-server", "-c", file)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	kill := killOnce(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	waitFor(t, "server "+address, func() bool {
-		conn, err := net.DialTimeout("tcp", address, time.Second)
-		if err == nil {
-			_ = conn.Close()
-		}
-		return err == nil
-	})
-	return kill
+	p := natstest.Outside(t, file, address, "a server is not killed with SIGKILL")
+	return func(t *testing.T) { t.Helper(); p.End(t, syscall.SIGKILL) }
 }
 
 // ready waits until the cluster keeps streams.

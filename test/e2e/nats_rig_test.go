@@ -1,13 +1,8 @@
 package e2e_test
 
 import (
-	"context"
-	"fmt"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,6 +10,7 @@ import (
 
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/test/natstest"
 )
 
 // bus is a NATS server that a test can stop and start again.
@@ -23,96 +19,41 @@ type bus struct {
 	stop, start func(t *testing.T)
 }
 
-// freeAddress gives a loopback address that was free a moment ago.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
-
 // serverFile writes a configuration: address, store and what the caller adds.
 func serverFile(t *testing.T, address, store, more string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "nats.conf")
-	text := fmt.Sprintf("listen: %q\njetstream { store_dir: %q, max_file_store: 1G, max_memory_store: 64M }\n%s\n", address, store, more)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return natstest.File(t, natstest.Config(address, store, more))
 }
 
-// natsInside runs a server in this process, configured by a file as any server is.
+// natsInside runs a server in this process.
 func natsInside(t *testing.T, more string) *bus {
 	t.Helper()
-	address := freeAddress(t)
+	address := natstest.FreeAddress(t)
 	file := serverFile(t, address, t.TempDir(), more)
 	b := &bus{url: "nats://" + address}
 	var s *server.Server
 	b.start = func(t *testing.T) {
 		t.Helper()
-		s = startServer(t, file)
+		s = natstest.InsideReady(t, file)
 	}
-	b.stop = func(*testing.T) { s.Shutdown(); s.WaitForShutdown() }
+	b.stop = func(*testing.T) { natstest.End(s) }
 	b.start(t)
 	t.Cleanup(func() { b.stop(t) })
 	return b
 }
 
-func startServer(t *testing.T, file string) *server.Server {
-	t.Helper()
-	opts, err := server.ProcessConfigFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	opts.NoSigs, opts.NoLog = true, true
-	s, err := server.NewServer(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("the NATS server is not ready within 10 s")
-	}
-	return s
-}
-
 // natsOutside runs the nats-server of this machine with the same file.
 func natsOutside(t *testing.T, more string) *bus {
 	t.Helper()
-	binary, err := exec.LookPath("nats-server")
-	if err != nil {
-		t.Skip("SKIPPED: no nats-server on PATH (apt-get install nats-server): not tried on an external server")
-	}
-	address := freeAddress(t)
+	address := natstest.FreeAddress(t)
 	file := serverFile(t, address, t.TempDir(), more)
 	b := &bus{url: "nats://" + address}
-	var cmd *exec.Cmd
+	var p *natstest.Process
 	b.start = func(t *testing.T) {
 		t.Helper()
-		cmd = exec.CommandContext(context.WithoutCancel(t.Context()), binary, "-c", file)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		waitFor(t, "the NATS server", func() bool {
-			c, err := net.DialTimeout("tcp", address, time.Second)
-			if err == nil {
-				_ = c.Close()
-			}
-			return err == nil
-		})
+		p = natstest.Outside(t, file, address, "not tried on an external server")
 	}
-	b.stop = func(t *testing.T) {
-		t.Helper()
-		if err := cmd.Process.Signal(os.Interrupt); err != nil {
-			t.Error(err)
-		}
-		_ = cmd.Wait()
-	}
+	b.stop = func(t *testing.T) { t.Helper(); p.End(t, syscall.SIGINT) }
 	b.start(t)
 	t.Cleanup(func() { b.stop(t) })
 	return b

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +15,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/compute-agent/compute-agent/test/natstest"
 )
 
 // serverRole, in the environment, makes this test's binary a NATS server that reads
@@ -156,20 +157,8 @@ func (p *process) said(what string) bool {
 // process of its own.
 func newServer(t *testing.T, dir string) (p *process, address string) {
 	t.Helper()
-	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address = l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(dir, "nats.conf")
-	text := fmt.Sprintf("listen: %q\njetstream { store_dir: %q, max_file_store: 8G, max_memory_store: 64M }\n", address, filepath.Join(dir, "nats"))
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	address = natstest.FreeAddress(t)
+	file := natstest.File(t, natstest.Config(address, filepath.Join(dir, "nats"), ""))
 	p = &process{log: filepath.Join(dir, "nats.log")}
 	if path, err := exec.LookPath("nats-server"); err == nil && !*ownServer {
 		p.path, p.args = path, []string{"-c", file}
@@ -218,12 +207,5 @@ format = "json"
 // answers waits until somebody listens.
 func (r *rig) answers() {
 	r.t.Helper()
-	r.until("the NATS server", func() bool {
-		d := net.Dialer{Timeout: time.Second}
-		c, err := d.DialContext(r.ctx, "tcp", r.address)
-		if err == nil {
-			_ = c.Close()
-		}
-		return err == nil
-	})
+	r.until("the NATS server", func() bool { return natstest.Listens(r.ctx, r.address) })
 }
