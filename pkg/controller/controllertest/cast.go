@@ -123,20 +123,8 @@ func (f *Fleet) do(ctx context.Context, host string, m rpc.Message) error {
 			return err
 		}
 		return f.migrate(ctx, host, args)
-	case api.LiveMigrationAbort:
-		var args api.MigrationRefArgs
-		if err := api.Decode(m.Method, m.Args, &args); err != nil {
-			return err
-		}
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		for id, m := range f.migrations {
-			if m.Instance == args.Instance && !m.Status.Ended() && (args.Migration == "" || args.Migration == id) {
-				f.aborted[id] = true
-				return nil
-			}
-		}
-		return fault.New(fault.Conflict, m.Method, args.Instance, "no migration of it is in progress")
+	case api.LiveMigrationAbort, api.LiveMigrationSetBandwidth, api.LiveMigrationRecover:
+		return f.steer(m)
 	}
 	states := map[string]instance.VMState{
 		api.StartInstance: instance.VMActive, api.StopInstance: instance.VMStopped, api.PauseInstance: instance.VMPaused, api.UnpauseInstance: instance.VMActive,
@@ -151,6 +139,30 @@ func (f *Fleet) do(ctx context.Context, host string, m rpc.Message) error {
 		return err
 	}
 	return f.move(ctx, host, m.Method, args.Instance, state)
+}
+
+// steer does what is asked of a migration in progress. Taking one up that is not broken,
+// and none here is, changes nothing.
+func (f *Fleet) steer(m rpc.Message) error {
+	var args api.BandwidthArgs // what the others have, and the limit
+	if err := api.Decode(m.Method, m.Args, &args); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id, in := range f.migrations {
+		if in.Instance != args.Instance || in.Status.Ended() || args.Migration != "" && args.Migration != id {
+			continue
+		}
+		switch m.Method {
+		case api.LiveMigrationAbort:
+			f.aborted[id] = true
+		case api.LiveMigrationSetBandwidth:
+			f.limits[id] = args.BandwidthMiB << 20
+		}
+		return nil
+	}
+	return fault.New(fault.Conflict, m.Method, args.Instance, "no migration of it is in progress")
 }
 
 // move changes the state of an instance.
@@ -219,7 +231,7 @@ func (f *Fleet) migrate(ctx context.Context, host string, args api.MigrateArgs) 
 		}
 		moved := uint64(total) / uint64(f.Steps) * uint64(step+1)
 		m.Progress.Memory = instance.Amount{Total: total, Processed: moved, Remaining: total - moved}
-		m.Progress.Percent, m.Progress.Bandwidth, m.Progress.DirtyRate = min(99, 100*(step+1)/f.Steps), 1<<30, 1<<28
+		m.Progress.Percent, m.Progress.Bandwidth, m.Progress.DirtyRate = min(99, 100*(step+1)/f.Steps), f.rate(m.UUID), 1<<28
 		if err := f.publish(ctx, m); err != nil {
 			return err
 		}
@@ -248,6 +260,13 @@ func (f *Fleet) isAborted(id string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.aborted[id]
+}
+
+// rate is what a migration moves a second: 1 GiB, or what it was limited to.
+func (f *Fleet) rate(id string) uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return cmp.Or(f.limits[id], 1<<30)
 }
 
 func (f *Fleet) publish(ctx context.Context, m instance.Migration) error {

@@ -30,6 +30,7 @@ type Fleet struct {
 	instances  map[string]*instance.Instance
 	migrations map[string]*instance.Migration
 	aborted    map[string]bool
+	limits     map[string]uint64 // bytes a second
 	tasks      map[string]api.TaskEvent
 	refusals   map[string]*fault.Error
 	judge      func(host string, m rpc.Message) *fault.Error
@@ -43,7 +44,7 @@ func NewFleet(tb testing.TB, bus rpc.Transport, hosts ...string) *Fleet {
 	tb.Helper()
 	f := &Fleet{
 		Steps: 4, bus: bus, hosts: map[string]*api.HostView{}, instances: map[string]*instance.Instance{}, migrations: map[string]*instance.Migration{},
-		aborted: map[string]bool{}, tasks: map[string]api.TaskEvent{}, refusals: map[string]*fault.Error{}, broken: map[string]*fault.Error{}, runs: map[string]int{},
+		aborted: map[string]bool{}, limits: map[string]uint64{}, tasks: map[string]api.TaskEvent{}, refusals: map[string]*fault.Error{}, broken: map[string]*fault.Error{}, runs: map[string]int{},
 	}
 	for _, host := range hosts {
 		f.start(tb, host)
