@@ -41,14 +41,14 @@ type run struct {
 	inForce limits // of bandwidth, MiB/s, that the hypervisor has
 	stood   bool   // the guest was seen to stand still for its switch-over
 	line    timeline
-	resumed bool // this walk began at a phase after accept
+	resumed bool // this walk began in perform: the job is the hypervisors' already
 }
 
 func newRun(s *Source, rec Record) *run {
 	rec.Migration.Policy = or(rec.Migration.Policy, s.cfg.Policy)
 	r := &run{
 		s: s, id: rec.Migration.UUID, instance: rec.Migration.Instance,
-		rec: rec, resumed: rec.Phase != PhaseAccept, wake: make(chan struct{}, 1), saving: make(chan struct{}, 1),
+		rec: rec, resumed: rec.Phase == PhasePerform, wake: make(chan struct{}, 1), saving: make(chan struct{}, 1),
 		limiting: make(chan struct{}, 1), line: restored(rec.Timeline),
 	}
 	r.rec.Timeline = nil // the journal has it, and line
