@@ -420,6 +420,7 @@ func (r *run) result(rec Record, why error) *instance.Result {
 	res.Bytes, res.Iterations = p.Memory.Processed+p.Disk.Processed, p.Iteration
 	if j := r.completedJob(); j != nil {
 		res.Bytes, res.Iterations = j.Memory.Processed+j.Disk.Processed, j.Iteration
+		res.CompressedPages, res.CompressedBytes = j.Compressed.Pages, j.Compressed.Bytes
 		if j.Downtime > 0 && j.Type == JobCompleted {
 			res.DowntimeMS = j.Downtime.Milliseconds()
 		}
@@ -458,15 +459,17 @@ func (r *run) releaseSlot() {
 // peerArgs tells the destination of the guest.
 func (r *run) peerArgs() api.PeerMigrateArgs {
 	rec := r.record()
+	_, compression := r.s.cfg.streams(rec.Args.ParallelConnections, rec.Args.Compression, r.canPostCopy())
 	return api.PeerMigrateArgs{
-		Migration:  r.id,
-		Generation: rec.Migration.Generation,
-		Source:     rec.Migration.Source,
-		Instance:   rec.Instance,
-		Storage:    rec.Storage,
-		Copies:     targetsOf(rec.Copies),
-		TLS:        r.s.cfg.NativeTLS,
-		PostCopy:   r.canPostCopy(),
-		CPU:        rec.CPU,
+		Migration:   r.id,
+		Generation:  rec.Migration.Generation,
+		Source:      rec.Migration.Source,
+		Instance:    rec.Instance,
+		Storage:     rec.Storage,
+		Copies:      targetsOf(rec.Copies),
+		TLS:         r.s.cfg.NativeTLS,
+		PostCopy:    r.canPostCopy(),
+		Compression: compression,
+		CPU:         rec.CPU,
 	}
 }
