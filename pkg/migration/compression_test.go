@@ -8,6 +8,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/migration"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
 // What is asked for and can't be combined is refused at check, with every other reason;
@@ -42,4 +43,14 @@ func TestCompressionIsChecked(t *testing.T) {
 		}
 		w.check(inst, "b")
 	}, configure("a", func(c *migration.Config) { c.Compression = "xbzrle" }))
+}
+
+// The wire knows the names that the drivers know, and the word against them.
+func TestCompressionsAreNamedAlike(t *testing.T) {
+	for _, name := range append(virt.Compressions(), "none") {
+		args := api.MigrateArgs{Instance: instance.NewUUID(), Dest: "b", Compression: name}
+		if err := args.Check(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

@@ -257,6 +257,10 @@ func TestPortsAreChecked(t *testing.T) {
 	if err != nil || len(reasons) != 3 {
 		t.Fatalf("check: %q, %v, want three reasons", reasons, err)
 	}
+	all, err := r.c.CheckMigration(ctx, s.UUID, api.MigrateArgs{Dest: "node2.example", Compression: "mt", ParallelConnections: 2})
+	if err != nil || len(all) != 4 || !strings.Contains(all[0], "compression mt and parallel connections") {
+		t.Errorf("check with a compression that is not possible: %q, %v, want that reason beside the three", all, err)
+	}
 	task, err = r.c.LiveMigration(ctx, s.UUID, api.MigrateArgs{Dest: "node2.example"})
 	err = end(t, task, err)
 	for _, want := range []string{"for repairs", "no bridge br-int0", "is a veth"} {
