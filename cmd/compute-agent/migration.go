@@ -46,14 +46,18 @@ func (a *app) moveFlags(c *cobra.Command) *moveFlags {
 	f.Uint64Var(&m.args.BandwidthMiB, "bandwidth", 0, "MiB/s at most (default: the host's)")
 	f.BoolVar(&m.block, "block-migration", false, "copy the disks (default: those that are not shared)")
 	f.IntVar(&m.args.ParallelConnections, "parallel", 0, "connections that the memory is spread over (default: the host's)")
+	f.StringVar(&m.args.Compression, "compression", "", "xbzrle, mt, zlib, zstd or none (default: the host's)")
 	f.DurationVar(&m.timeout, "completion-timeout", 0, "end it after so long (default: the policy's)")
 	f.StringVar(&m.args.Priority, "priority", "", "user or drain: its place in the queue (default user)")
 	a.must(c.MarkFlagRequired("to"))
 	a.must(c.RegisterFlagCompletionFunc("to", a.completeHosts))
 	a.must(c.RegisterFlagCompletionFunc("policy", cobra.FixedCompletions(policies(), cobra.ShellCompDirectiveNoFileComp)))
+	a.must(c.RegisterFlagCompletionFunc("compression", cobra.FixedCompletions(compressions(), cobra.ShellCompDirectiveNoFileComp)))
 	a.must(c.RegisterFlagCompletionFunc("priority", cobra.FixedCompletions([]string{api.PriorityUser, api.PriorityDrain}, cobra.ShellCompDirectiveNoFileComp)))
 	return m
 }
+
+func compressions() []string { return []string{"xbzrle", "mt", "zlib", "zstd", "none"} }
 
 func policies() []string { return []string{"adaptive", "nova", "pause_now", "post_copy_now"} }
 
@@ -264,7 +268,7 @@ func migrationFacts(w io.Writer, m instance.Migration, of string) {
 	}
 	if r := m.Result; r != nil {
 		pairs = append(pairs, "Took", milliseconds(r.TotalMS), "Guest paused", milliseconds(r.DowntimeMS), "Moved", moved(*r),
-			"Guest throttled", throttle(r.ThrottlePercent), "Reason", r.Reason)
+			"Guest throttled", throttle(r.ThrottlePercent), "Compressed", compressed(*r), "Reason", r.Reason)
 	}
 	facts(w, append(pairs, "Started", stamp(m.StartedAt), "Ended", stamp(m.EndedAt), "Request id", m.RequestID)...)
 }
@@ -274,6 +278,13 @@ func throttle(percent int) string {
 		return ""
 	}
 	return fmt.Sprintf("%d%% at most", percent)
+}
+
+func compressed(r instance.Result) string {
+	if r.CompressedPages == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d pages to %s", r.CompressedPages, size(r.CompressedBytes))
 }
 
 func amount(n instance.Amount) string {

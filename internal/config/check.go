@@ -45,8 +45,21 @@ func (l *Loaded) cross(found *problems) {
 		found.add(l.origin("libvirt.max_migrations"), "libvirt.max_migrations is less than migration.max_concurrent_live_migrations", "")
 	}
 	l.checkMethods(found)
+	l.checkCompression(found)
 	if l.Fake.Hosts > 1 && l.Agent.Driver != "fake" {
 		found.add(l.origin("fake.hosts"), "fake.hosts: only the fake driver simulates several hosts", "add --driver fake")
+	}
+}
+
+// checkCompression refuses a compression that would never be in force.
+func (l *Loaded) checkCompression(found *problems) {
+	m := l.forMigration()
+	r := virt.MigrateRequest{Compression: m.Compression, Parallel: m.Parallel}
+	if m.NativeTLS { // several by themselves
+		r.Parallel = max(r.Parallel, 1)
+	}
+	for _, reason := range r.CompressionReasons() {
+		found.add(l.origin("migration.compression"), "migration.compression: "+reason+" (migration.parallel_connections, libvirt.live_migration_with_native_tls)", "")
 	}
 }
 

@@ -153,6 +153,7 @@ type Migration struct {
 	PermitPostCopy    bool          `key:"live_migration_permit_post_copy" default:"false" doc:"allow post-copy, after which there is no way back"`
 	PermitAutoConv    bool          `key:"live_migration_permit_auto_converge" default:"false" doc:"allow QEMU to slow the guest down; not used when post-copy is allowed"`
 	Parallel          int           `key:"parallel_connections" default:"0" min:"0" doc:"connections that the memory is spread over; 0: one, as without multifd, but 4 with libvirt.live_migration_with_native_tls; post-copy always has one"`
+	Compression       string        `key:"compression" default:"none" oneof:"none xbzrle mt zlib zstd" doc:"how the memory is made smaller on its way, for migrations that don't name it: xbzrle sends what changed in a page that was sent before, mt every page on threads of its own (QEMU before 9.1), zlib and zstd every page on each of the parallel connections (libvirt 9.4); where it doesn't go with post-copy or with what a request names there is none"`
 	ClaimTimeout      time.Duration `key:"claim_timeout" default:"600s" min:"1s" doc:"a destination asks the source about a guest that has been announced for so long and has not come"`
 	PeerTimeout       time.Duration `key:"peer_timeout" default:"60s" min:"1s" doc:"how long one question to the other host may take; waiting for ports is beside it"`
 	MonitorInterval   time.Duration `key:"monitor_interval" default:"500ms" min:"10ms" doc:"how often a running migration is looked at, beside each event"`

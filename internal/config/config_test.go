@@ -91,6 +91,9 @@ func TestMistakes(t *testing.T) {
 		{"open embedded server", "[rpc]\nurl = \"embedded\"\nembedded_listen = \"0.0.0.0:4222\"", "a.toml:3:1: rpc.embedded_listen: the embedded server has no auth", "for several machines run nats-server and set rpc.url to it"},
 		{"down before the next report", "[agent]\nreport_interval = 90", "default: agent.service_down_time must be longer than agent.report_interval", ""},
 		{"many hosts on one libvirt", "[fake]\nhosts = 2", "a.toml:2:1: fake.hosts: only the fake driver", "add --driver fake"},
+		{"two kinds of compression", "[migration]\nparallel_connections = 2\ncompression = \"xbzrle\"", "a.toml:3:1: migration.compression: compression xbzrle and parallel connections don't go together", ""},
+		{"nothing to compress", "[migration]\ncompression = \"zstd\"", "a.toml:2:1: migration.compression: compression zstd is for parallel connections", ""},
+		{"one stream with TLS", "[migration]\ncompression = \"mt\"\n[libvirt]\nlive_migration_with_native_tls = true", "a.toml:2:1: migration.compression: compression mt and parallel connections", ""},
 		{"half a certificate", "[rpc]\ntls_cert = \"/c\"", "a.toml:2:1: rpc.tls_cert and rpc.tls_key go together", ""},
 		{"two", "[rpc]\nulr = 1\n[log]\nlevel = \"loud\"", "config: 2 problems\n  a.toml:4:1: log.level: \"loud\" is not one of debug, info, warning, error\n  a.toml:2:1: there is no option \"rpc.ulr\" (did you mean rpc.url?)", ""},
 	}

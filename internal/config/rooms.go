@@ -59,7 +59,7 @@ func (c Config) forMigration() migration.Config {
 		ClaimTimeout: m.ClaimTimeout, PeerTimeout: m.PeerTimeout, MonitorInterval: m.MonitorInterval,
 		ProgressInterval: m.ProgressInterval, ProgressRate: m.ProgressRate,
 		PermitPostCopy: m.PermitPostCopy, PermitAutoConv: m.PermitAutoConv,
-		BandwidthMiB: uint64(max(m.Bandwidth, 0)), Parallel: m.Parallel,
+		BandwidthMiB: uint64(max(m.Bandwidth, 0)), Parallel: m.Parallel, Compression: compression(m.Compression),
 		BudgetMiB: uint64(max(m.Budget, 0)), PostCopyBandwidthMiB: uint64(max(m.PostCopyBandwidth, 0)),
 		NativeTLS:         c.Agent.Driver == "libvirt" && c.Libvirt.NativeTLS,
 		Downtime:          migration.ScheduleConfig{MaxDowntime: m.Downtime, Steps: m.DowntimeSteps, DelayPerGB: m.DowntimeDelay},
@@ -78,6 +78,14 @@ func (c Config) forMigration() migration.Config {
 		out.CompletionTimeout = -1
 	}
 	return out
+}
+
+// compression is the migration package's word for a compression.
+func compression(word string) string {
+	if word == "none" {
+		return ""
+	}
+	return word
 }
 
 func (c Config) forReboot() reboot.Config {

@@ -54,6 +54,7 @@ live_migration_bandwidth = 1
 live_migration_total_bandwidth = 2
 live_migration_post_copy_bandwidth = 3
 parallel_connections = 2
+compression = "zstd"
 live_migration_permit_post_copy = true
 live_migration_permit_auto_converge = true
 [libvirt]

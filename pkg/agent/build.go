@@ -47,7 +47,7 @@ func (a *Agent) fits(ctx context.Context, inst instance.Instance) error {
 	if err != nil {
 		return err
 	}
-	more, err := a.net.Check(ctx, portsOf(inst))
+	more, err := a.net.Check(ctx, inst.UUID, portsOf(inst))
 	if err != nil {
 		return err
 	}

@@ -37,8 +37,6 @@ type Saver interface {
 // Network wires ports on this host; pkg/vif's Manager.
 type Network interface {
 	migration.Plugger
-	// Check gives every reason why the ports can't be plugged here.
-	Check(ctx context.Context, ports []instance.Port) (reasons []string, err error)
 	// Status gives the ports with their state on this host.
 	Status(instanceID string, ports []instance.Port) []instance.PortStatus
 	// Event takes an external event; false: it was for no port that is known.

@@ -100,6 +100,8 @@ type Result struct {
 	Reason     string `json:"reason,omitempty"` // why it ended as it did, one sentence
 
 	ThrottlePercent int      `json:"throttle_percent,omitempty"` // the most that auto-converge took from the guest's CPUs
+	CompressedPages uint64   `json:"compressed_pages,omitempty"` // pages of which xbzrle sent the changes only
+	CompressedBytes uint64   `json:"compressed_bytes,omitempty"` // and what that came to
 	Timeline        []Moment `json:"timeline,omitempty"`         // how the job went, oldest first; bounded
 }
 

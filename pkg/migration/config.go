@@ -63,6 +63,7 @@ type Config struct {
 	// PostCopyBandwidthMiB is the limit, in MiB/s, of what is sent ahead in post-copy; 0: no limit.
 	PostCopyBandwidthMiB uint64
 	Parallel             int            // connections for requests without one; 0: one stream, with TLS 4
+	Compression          string         // of the memory, one of virt.Compressions, for requests without one; empty: none
 	NativeTLS            bool           // guests leave over the hypervisor's own TLS (nova's live_migration_with_native_tls); false
 	Downtime             ScheduleConfig // of the policy nova; 500 ms, 10 steps, 75 s/GiB
 	CompletionTimeout    time.Duration  // per GiB of memory and copied disks; 800 s. Negative: none

@@ -193,12 +193,17 @@ func (d *Dest) Check(ctx context.Context, args api.PeerMigrateArgs) (api.CheckRe
 		return api.CheckResult{}, fault.Wrap(err, "check_can_live_migrate_destination", d.cfg.Host)
 	}
 	def := d.record(args).definition()
-	def.Copies, def.TLS, def.PostCopy, def.CPU = plan.Copies, args.TLS, args.PostCopy, args.CPU
+	def.Copies, def.TLS, def.PostCopy, def.CPU, def.Compression = plan.Copies, args.TLS, args.PostCopy, args.CPU, args.Compression
 	theirs, err := d.ports.Hypervisor.Check(ctx, def)
 	if err != nil {
 		return api.CheckResult{}, fault.Wrap(err, "check_can_live_migrate_destination", d.cfg.Host)
 	}
 	reasons = merge(reasons, theirs)
+	wires, err := d.ports.Plugger.Check(ctx, args.Instance.UUID, d.record(args).ports())
+	if err != nil {
+		return api.CheckResult{}, fault.Wrap(err, "check_can_live_migrate_destination", d.cfg.Host)
+	}
+	reasons = merge(reasons, wires)
 	if len(reasons) == 0 && d.slots.available() == 0 {
 		return api.CheckResult{}, d.busy()
 	}

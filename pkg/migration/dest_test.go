@@ -1,6 +1,7 @@
 package migration_test
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -190,6 +191,34 @@ func TestDestCheck(t *testing.T) {
 			t.Errorf("Check reported %d times", n)
 		}
 		w.mu.Unlock()
+		w.check(inst, "a")
+	})
+}
+
+// What is against wiring the guest's ports there is said with every other reason, before
+// anything is done.
+func TestDestCheckLooksAtThePorts(t *testing.T) {
+	inWorld(t, func(w *world, inst instance.Instance) {
+		w.sites["b"].disabled = "for repairs"
+		w.sites["b"].unwired = []string{"port 1: there is no bridge br-ex on this host", "port 2: binding ovs is not supported"}
+		want := append([]string{"the host is disabled: for repairs"}, w.sites["b"].unwired...)
+		reasons, err := w.sites["a"].living().source.Check(w.ctx, inst, api.MigrateArgs{Instance: inst.UUID, Dest: "b"})
+		wantKind(t, "Source.Check", err, "")
+		if diff := cmp.Diff(want, reasons); diff != "" {
+			t.Errorf("reasons (-want +got):\n%s", diff)
+		}
+		if _, err := w.migrate(inst, slow).wait(t); fault.KindOf(err) != fault.PreconditionFailed || slices.Contains(w.said(), "b records: claim") {
+			t.Errorf("the migration: %v, want it refused before it is prepared: %q", err, w.said())
+		}
+		w.setHook(func(p string) error {
+			if p == "b check ports" {
+				return fault.New(fault.Unavailable, "test", "b", "netlink is busy")
+			}
+			return nil
+		})
+		args, _ := announce(inst)
+		_, err = w.sites["b"].living().dest.Check(w.ctx, args)
+		wantKind(t, "Check of a network that can't be asked", err, fault.Unavailable)
 		w.check(inst, "a")
 	})
 }

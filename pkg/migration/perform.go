@@ -52,6 +52,7 @@ func (w *worker) succeeded() bool { return w.finish.Ready() && w.err() == nil }
 func (r *run) request() virt.MigrateRequest {
 	c, rec := r.s.cfg, r.record()
 	postCopy := r.canPostCopy()
+	parallel, compression := c.streams(rec.Args.ParallelConnections, rec.Args.Compression, postCopy)
 	return virt.MigrateRequest{
 		Instance:     r.instance,
 		Migration:    r.id,
@@ -59,9 +60,10 @@ func (r *run) request() virt.MigrateRequest {
 		Inbound:      rec.Inbound,
 		BandwidthMiB: r.limit(&rec, false),
 		PostCopyMiB:  r.limit(&rec, true),
-		Parallel:     or(rec.Args.ParallelConnections, c.parallel(postCopy)),
+		Parallel:     parallel,
 		PostCopy:     postCopy,
 		AutoConverge: c.PermitAutoConv && !postCopy, // nova's rule (nova.md 2.5)
+		Compression:  compression,
 		Disks:        targetsOf(rec.Copies),
 		Shared:       rec.Shared,
 	}
@@ -80,6 +82,30 @@ func (c Config) parallel(postCopy bool) int {
 		return or(c.Parallel, tlsParallel)
 	}
 	return c.Parallel
+}
+
+// noCompression is a request's word against the host's compression.
+const noCompression = "none"
+
+// streams chooses the connections and the compression of a job. What the request names is
+// asked for as it stands, and refused if it can't be; this host's defaults give way to it,
+// and the default compression to whatever else it does not go with.
+func (c Config) streams(parallel int, compression string, postCopy bool) (int, string) {
+	oneStream := compression != "" && compression != noCompression && !virt.CompressesStreams(compression)
+	if parallel == 0 && !oneStream {
+		parallel = c.parallel(postCopy)
+	}
+	switch compression {
+	case noCompression:
+		return parallel, ""
+	case "":
+		r := virt.MigrateRequest{Parallel: parallel, PostCopy: postCopy, Compression: c.Compression}
+		if len(r.CompressionReasons()) > 0 {
+			return parallel, ""
+		}
+		return parallel, c.Compression
+	}
+	return parallel, compression
 }
 
 // canPostCopy reports whether the job may switch to post-copy: permitted here or

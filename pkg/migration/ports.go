@@ -77,6 +77,9 @@ type Peer interface {
 
 // Plugger wires ports on this host. All methods are idempotent and end with ctx.
 type Plugger interface {
+	// Check gives every reason why Plug could not make the ports, as far as that can be
+	// known without changing anything; none: an empty slice.
+	Check(ctx context.Context, instanceID string, ports []instance.Port) (reasons []string, err error)
 	// Plug makes the ports, final but silent: nothing is announced yet.
 	Plug(ctx context.Context, instanceID string, ports []instance.Port) error
 	// Ready waits until the ports can carry traffic.

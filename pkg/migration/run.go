@@ -41,14 +41,14 @@ type run struct {
 	inForce limits // of bandwidth, MiB/s, that the hypervisor has
 	stood   bool   // the guest was seen to stand still for its switch-over
 	line    timeline
-	resumed bool // this walk began at a phase after accept
+	resumed bool // this walk began in perform: the job is the hypervisors' already
 }
 
 func newRun(s *Source, rec Record) *run {
 	rec.Migration.Policy = or(rec.Migration.Policy, s.cfg.Policy)
 	r := &run{
 		s: s, id: rec.Migration.UUID, instance: rec.Migration.Instance,
-		rec: rec, resumed: rec.Phase != PhaseAccept, wake: make(chan struct{}, 1), saving: make(chan struct{}, 1),
+		rec: rec, resumed: rec.Phase == PhasePerform, wake: make(chan struct{}, 1), saving: make(chan struct{}, 1),
 		limiting: make(chan struct{}, 1), line: restored(rec.Timeline),
 	}
 	r.rec.Timeline = nil // the journal has it, and line
@@ -420,6 +420,7 @@ func (r *run) result(rec Record, why error) *instance.Result {
 	res.Bytes, res.Iterations = p.Memory.Processed+p.Disk.Processed, p.Iteration
 	if j := r.completedJob(); j != nil {
 		res.Bytes, res.Iterations = j.Memory.Processed+j.Disk.Processed, j.Iteration
+		res.CompressedPages, res.CompressedBytes = j.Compressed.Pages, j.Compressed.Bytes
 		if j.Downtime > 0 && j.Type == JobCompleted {
 			res.DowntimeMS = j.Downtime.Milliseconds()
 		}
@@ -458,15 +459,17 @@ func (r *run) releaseSlot() {
 // peerArgs tells the destination of the guest.
 func (r *run) peerArgs() api.PeerMigrateArgs {
 	rec := r.record()
+	_, compression := r.s.cfg.streams(rec.Args.ParallelConnections, rec.Args.Compression, r.canPostCopy())
 	return api.PeerMigrateArgs{
-		Migration:  r.id,
-		Generation: rec.Migration.Generation,
-		Source:     rec.Migration.Source,
-		Instance:   rec.Instance,
-		Storage:    rec.Storage,
-		Copies:     targetsOf(rec.Copies),
-		TLS:        r.s.cfg.NativeTLS,
-		PostCopy:   r.canPostCopy(),
-		CPU:        rec.CPU,
+		Migration:   r.id,
+		Generation:  rec.Migration.Generation,
+		Source:      rec.Migration.Source,
+		Instance:    rec.Instance,
+		Storage:     rec.Storage,
+		Copies:      targetsOf(rec.Copies),
+		TLS:         r.s.cfg.NativeTLS,
+		PostCopy:    r.canPostCopy(),
+		Compression: compression,
+		CPU:         rec.CPU,
 	}
 }

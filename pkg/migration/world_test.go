@@ -54,6 +54,7 @@ type site struct {
 	plugged   map[string]bool
 	active    map[string]bool
 	disabled  string
+	unwired   []string // what is against wiring ports here
 	reports   []instance.Migration
 
 	agent *agent
@@ -119,12 +120,12 @@ func (s *site) start() {
 	}
 	s.w.mu.Unlock()
 	ports := doors{a}
-	a.dest = migration.NewDest(s.cfg, migration.DestPorts{Hypervisor: a.driver, Peer: ports, Plugger: ports, Journal: ports, Owner: ports})
+	a.dest = migration.NewDest(s.cfg, migration.DestPorts{Hypervisor: a.driver, Peer: ports, Plugger: wires{ports}, Journal: ports, Owner: ports})
 	if err := a.dest.Start(ctx); err != nil {
 		s.w.t.Error(err)
 	}
 	a.source = migration.NewSource(s.cfg, migration.SourcePorts{
-		Hypervisor: a.driver, Peer: ports, Plugger: ports, Journal: ports, Owner: ports, Reporter: ports,
+		Hypervisor: a.driver, Peer: ports, Plugger: wires{ports}, Journal: ports, Owner: ports, Reporter: ports,
 	})
 	for _, r := range records {
 		if r.Role == migration.RoleDest {
@@ -472,6 +473,16 @@ func (d doors) Show(ctx context.Context, host, id string) (instance.Migration, e
 		}
 		return instance.Migration{}, fault.New(fault.NotFound, "show_migration", id, "no such migration here")
 	})
+}
+
+// wires are the doors to a site's network.
+type wires struct{ doors }
+
+func (d wires) Check(context.Context, string, []instance.Port) ([]string, error) {
+	err := d.a.w.at(d.a.name + " check ports")
+	d.a.w.mu.Lock()
+	defer d.a.w.mu.Unlock()
+	return d.a.unwired, err
 }
 
 // port does one thing with ports; the hook may fail or hold it.

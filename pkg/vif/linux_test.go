@@ -238,9 +238,20 @@ func TestKernelRefusesWhatIsNotOurs(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(two, fault.Conflict, "not ours and in use", "")
-	reasons, err := m.Check(quiet(t), []instance.Port{one, two, lost, three})
-	if err != nil || len(reasons) != 3 {
-		t.Errorf("Check() = %q, %v, want three reasons", reasons, err)
+	big.ID, big.MTU = three.ID, 65522
+	reasons, err := m.Check(quiet(t), guest, []instance.Port{one, two, lost, veth, big, three})
+	if err != nil || len(reasons) != 5 {
+		t.Errorf("Check() = %q, %v, want five reasons", reasons, err)
+	}
+	for i, want := range []string{"is a veth", "not ours and in use", "no bridge br-itn0", "br-veth is a veth", "mtu 65522"} {
+		if i < len(reasons) && !strings.Contains(reasons[i], want) {
+			t.Errorf("reason %d = %q, want it to name %q", i, reasons[i], want)
+		}
+	}
+	most := three // what Check lets pass, the kernel takes
+	most.MTU = 65521
+	if err := m.Plug(quiet(t), guest, []instance.Port{most}); err != nil {
+		t.Errorf("Plug() with the highest MTU = %v", err)
 	}
 	if err := m.Unplug(quiet(t), guest, []instance.Port{one, two, three}); err != nil {
 		t.Errorf("Unplug() = %v", err)

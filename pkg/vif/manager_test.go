@@ -464,7 +464,7 @@ func TestCheckNamesEveryReasonAndChangesNothing(t *testing.T) {
 	ovs, lost := two, three
 	ovs.ID, ovs.Binding, ovs.Bridge = instance.NewUUID(), instance.BindingOVS, "br-int"
 	lost.Bridge = "br-nowhere"
-	got, err := m.Check(quiet(t), []instance.Port{one, two, lost, ovs})
+	got, err := m.Check(quiet(t), guest, []instance.Port{one, two, lost, ovs})
 	if err != nil || len(got) != 3 {
 		t.Fatalf("Check() = %q, %v, want three reasons", got, err)
 	}
@@ -473,11 +473,11 @@ func TestCheckNamesEveryReasonAndChangesNothing(t *testing.T) {
 			t.Errorf("reason %d = %q, want it to name %q", i, got[i], want)
 		}
 	}
-	if got, err := m.Check(quiet(t), []instance.Port{two, three}); err != nil || got == nil || len(got) != 0 {
+	if got, err := m.Check(quiet(t), guest, []instance.Port{two, three}); err != nil || got == nil || len(got) != 0 {
 		t.Errorf("Check() of good ports = %#v, %v, want an empty slice", got, err)
 	}
 	n.Fail("Bridges", errShaky)
-	if _, err := m.Check(quiet(t), nil); !errors.Is(err, fault.Unavailable) {
+	if _, err := m.Check(quiet(t), guest, nil); !errors.Is(err, fault.Unavailable) {
 		t.Errorf("Check() of a network that can't be asked = %v", err)
 	}
 	if c := n.Counts(); c.Made+c.Mended+c.Removed != 0 {

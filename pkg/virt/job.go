@@ -53,7 +53,16 @@ type Job struct {
 	Iteration   uint64
 	Throttle    int // auto-converge, percent
 	PostCopyReq uint64
+	Compressed  Compressed
 	Error       string
+}
+
+// Compressed counts what xbzrle did; of the other compressions nothing is told.
+type Compressed struct {
+	Pages  uint64 // pages of which only the changes were sent
+	Bytes  uint64 // what that came to
+	Misses uint64 // pages that were not in the cache any more, and were sent whole
+	Cache  uint64 // its size, bytes
 }
 
 // Incoming is a guest that is to arrive here.
@@ -92,6 +101,7 @@ type MigrateRequest struct {
 	Parallel     int    // connections; 0: one stream
 	PostCopy     bool   // allow a later switch to post-copy
 	AutoConverge bool
+	Compression  string   // one of Compressions; empty: none
 	Disks        []string // block migration: the targets to copy; empty: none
 	Shared       []string // the writable targets that are known to be the same at both hosts
 }

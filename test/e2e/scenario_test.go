@@ -13,6 +13,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/vif"
 )
 
 // onBus gives a dialler to a bus in memory.
@@ -234,6 +235,41 @@ func TestBadInput(t *testing.T) {
 				t.Errorf("got %v (%s, hint %q), want %s with %q", err, fault.KindOf(err), fault.HintOf(err), c.want, c.text)
 			}
 		})
+	}
+	r.settled(t, s, "node1.example", 1)
+}
+
+// What is against a guest's ports at the destination is known before anything is done, with
+// every other reason.
+func TestPortsAreChecked(t *testing.T) {
+	r := newRig(t, onBus(), "node1.example", "node2.example")
+	ctx := t.Context()
+	s := spec("web1")
+	task, err := r.c.BuildAndRunInstance(ctx, "node1.example", s)
+	done(t, task, err)
+	net := r.Host("node2.example").Network
+	net.Drop("br-int0")
+	net.Put(vif.Tap{Name: s.Ports[0].Device(), Kind: "veth"})
+	if _, err := r.c.SetHostEnabled(ctx, "node2.example", false, "for repairs"); err != nil {
+		t.Fatal(err)
+	}
+	reasons, err := r.c.CheckMigration(ctx, s.UUID, api.MigrateArgs{Dest: "node2.example"})
+	if err != nil || len(reasons) != 3 {
+		t.Fatalf("check: %q, %v, want three reasons", reasons, err)
+	}
+	all, err := r.c.CheckMigration(ctx, s.UUID, api.MigrateArgs{Dest: "node2.example", Compression: "mt", ParallelConnections: 2})
+	if err != nil || len(all) != 4 || !strings.Contains(all[0], "compression mt and parallel connections") {
+		t.Errorf("check with a compression that is not possible: %q, %v, want that reason beside the three", all, err)
+	}
+	task, err = r.c.LiveMigration(ctx, s.UUID, api.MigrateArgs{Dest: "node2.example"})
+	err = end(t, task, err)
+	for _, want := range []string{"for repairs", "no bridge br-int0", "is a veth"} {
+		if !strings.Contains(strings.Join(reasons, "\n"), want) || fault.KindOf(err) != fault.PreconditionFailed || !strings.Contains(err.Error(), want) {
+			t.Errorf("no reason names %q: check %q, migration %v", want, reasons, err)
+		}
+	}
+	if c := net.Counts(); c.Made+c.Mended+c.Removed > 0 {
+		t.Errorf("the destination's network was changed: %+v", c)
 	}
 	r.settled(t, s, "node1.example", 1)
 }

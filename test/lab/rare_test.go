@@ -27,6 +27,8 @@ type scenario struct {
 var rare = []scenario{
 	{"broken post-copy is taken up", brokenPostCopyIsTakenUp},
 	{"bandwidth is steered", bandwidthIsSteered},
+	{"memory is compressed", memoryIsCompressed},
+	{"guests arrive at another address", guestsArriveAtAnotherAddress},
 	{"volumes move", volumesMove},
 	{"guests leave over TLS", guestsLeaveOverTLS},
 	{"on stall post_copy", func(t *testing.T) { eachPolicy(t, "post_copy") }},

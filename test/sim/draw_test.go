@@ -106,7 +106,7 @@ func (s *scenario) agent(d dice) func(string) agent.Config {
 	m.CompletionTimeout = pick(d, 5*time.Second, 20*time.Second, 800*time.Second)
 	m.ClaimTimeout = pick(d, 10*time.Second, 60*time.Second, 600*time.Second)
 	m.RollbackTimeout = pick(d, 10*time.Second, 120*time.Second)
-	m.BandwidthMiB = pick(d, uint64(0), 0, 100)
+	m.BandwidthMiB, m.BudgetMiB, m.PostCopyBandwidthMiB = pick(d, uint64(0), 0, 100), pick(d, uint64(0), 0, 200), pick(d, uint64(0), 0, 50)
 	base.Reboot.ShutdownTimeout = pick(d, 2*time.Second, 60*time.Second)
 	return func(string) agent.Config { return base }
 }
@@ -247,7 +247,12 @@ func (s *scenario) steer(r *rig, d dice) {
 		s.migrate(r, d)
 		pass(d.within(3 * time.Second))
 	}
-	r.cast(host, id, pick(d, api.LiveMigrationAbort, api.LiveMigrationAbort, api.LiveMigrationForceComplete), api.MigrationRefArgs{Instance: id})
+	method := pick(d, api.LiveMigrationAbort, api.LiveMigrationAbort, api.LiveMigrationForceComplete, api.LiveMigrationSetBandwidth, api.LiveMigrationRecover)
+	if method == api.LiveMigrationSetBandwidth {
+		r.cast(host, id, method, api.BandwidthArgs{Instance: id, BandwidthMiB: pick(d, uint64(0), 20, 400)})
+		return
+	}
+	r.cast(host, id, method, api.MigrationRefArgs{Instance: id})
 }
 
 func (s *scenario) switchPower(r *rig, d dice) {
@@ -411,7 +416,7 @@ func (s *scenario) twin(r *rig, d dice) {
 func (s *scenario) machineFault(r *rig, d dice) {
 	methods := []string{
 		"Lookup", "Check", "Define", "Undefine", "Start", "Destroy", "Pause", "Unpause", "Job", "CompletedJob", "AbortJob", "Migrate",
-		"PrepareIncoming", "CancelIncoming", "SetMaxDowntime", "StartPostCopy", "List", "Host",
+		"PrepareIncoming", "CancelIncoming", "SetMaxDowntime", "SetBandwidth", "StartPostCopy", "ResumePostCopy", "List", "Host",
 		fake.PointBegin, fake.PointPreCopy, fake.PointFinish,
 	}
 	if s.w.postcopy {

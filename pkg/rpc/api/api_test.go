@@ -32,6 +32,7 @@ func TestDecode(t *testing.T) {
 		{"reboot type", `{"instance":"` + id + `","reboot_type":"soft"}`, &api.RebootArgs{}, "SOFT or HARD"},
 		{"no dest", `{"instance":"` + id + `"}`, &api.MigrateArgs{}, "name the destination"},
 		{"policy", `{"instance":"` + id + `","dest":"b","policy":"x"}`, &api.MigrateArgs{}, "policy"},
+		{"compression", `{"instance":"` + id + `","dest":"b","compression":"lz4"}`, &api.MigrateArgs{}, "use xbzrle, mt, zlib, zstd or none"},
 		{"event status", `{"events":[{"name":"a","instance":"` + id + `","status":"done"}]}`, &api.ExternalEventArgs{}, "status"},
 	}
 	for _, c := range cases {

@@ -73,6 +73,7 @@ type MigrateArgs struct {
 	Policy                   string `json:"policy,omitempty"`                     // nova, adaptive, pause_now, post_copy_now; default: the host's
 	BandwidthMiB             uint64 `json:"bandwidth_mib,omitempty"`              // MiB/s; 0: the host's default
 	ParallelConnections      int    `json:"parallel_connections,omitempty"`       // 0: the host's default
+	Compression              string `json:"compression,omitempty"`                // of the memory: xbzrle, mt, zlib, zstd, or none; default: the host's
 	CompletionTimeoutSeconds int    `json:"completion_timeout_seconds,omitempty"` // 0: the policy's
 	Priority                 string `json:"priority,omitempty"`                   // user (default) or drain
 }
@@ -92,6 +93,8 @@ func (a MigrateArgs) Check() error {
 		return fault.Newf(fault.InvalidArgument, "", "priority", "%q: use user or drain", a.Priority)
 	case a.ParallelConnections < 0 || a.ParallelConnections > 64:
 		return fault.Newf(fault.InvalidArgument, "", "parallel_connections", "%d is not between 0 and 64", a.ParallelConnections)
+	case !slices.Contains([]string{"", "none", "xbzrle", "mt", "zlib", "zstd"}, a.Compression):
+		return fault.Newf(fault.InvalidArgument, "", "compression", "%q: use xbzrle, mt, zlib, zstd or none", a.Compression)
 	case a.CompletionTimeoutSeconds < 0:
 		return fault.Newf(fault.InvalidArgument, "", "completion_timeout_seconds", "%d is negative", a.CompletionTimeoutSeconds)
 	}
@@ -168,6 +171,8 @@ type PeerMigrateArgs struct {
 	// hypervisor describes it.
 	PostCopy bool   `json:"post_copy,omitempty"`
 	CPU      string `json:"cpu,omitempty"`
+	// Compression is how the memory is made smaller on its way; empty: not at all.
+	Compression string `json:"compression,omitempty"`
 }
 
 // Check implements [Checker].

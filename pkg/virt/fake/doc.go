@@ -36,5 +36,6 @@
 // [World.Audit] tell what really happened.
 //
 // What it leaves out: disks have no contents and are not copied, migrations do
-// not share a link's bandwidth, save and restore take no time.
+// not share a link's bandwidth, a compression changes nothing (its name and what it
+// can't be combined with are checked), save and restore take no time.
 package fake

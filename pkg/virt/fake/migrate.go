@@ -3,6 +3,7 @@ package fake
 import (
 	"context"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
@@ -90,6 +91,9 @@ func (d *Driver) Migrate(ctx context.Context, r virt.MigrateRequest) error {
 	strike := d.host.faults.hit("Migrate", r.Instance)
 	if err := strike.before(ctx, "Migrate", r.Instance); err != nil {
 		return err
+	}
+	if reasons := r.CompressionReasons(); len(reasons) > 0 {
+		return fault.New(fault.InvalidArgument, "Migrate", r.Instance, strings.Join(reasons, "; ")).WithDetail("reasons", reasons)
 	}
 	to, err := d.host.resolve(r)
 	if err != nil {
@@ -382,7 +386,10 @@ func (m *migration) completedStats(end time.Time, downtime time.Duration) virt.J
 	return j
 }
 
-// CheckLeaving gives no reason: a fake host sends every guest.
+// CheckLeaving knows what a compression can't be combined with; else a fake host sends
+// every guest.
 func (d *Driver) CheckLeaving(ctx context.Context, r virt.MigrateRequest) (virt.Leaving, error) {
-	return ask(ctx, d, "CheckLeaving", r.Instance, func() (virt.Leaving, error) { return virt.Leaving{Reasons: []string{}}, nil })
+	return ask(ctx, d, "CheckLeaving", r.Instance, func() (virt.Leaving, error) {
+		return virt.Leaving{Reasons: append([]string{}, r.CompressionReasons()...)}, nil
+	})
 }

@@ -53,6 +53,11 @@ func (d *Driver) Check(ctx context.Context, def virt.Definition) ([]string, erro
 			return nil, fault.Wrap(err, op, s.UUID)
 		}
 	}
+	able, err := d.checkCompression(ctx, def.Compression)
+	if err != nil {
+		return nil, fault.Wrap(err, op, s.UUID)
+	}
+	r.list = append(r.list, able...)
 	if def.TLS {
 		if err := d.checkArriving(ctx, r); err != nil {
 			return nil, fault.Wrap(err, op, s.UUID)

@@ -43,7 +43,11 @@ func jobOf(kind virt.JobType, params []golibvirt.TypedParam) virt.Job {
 		Iteration:   f.number("memory_iteration"),
 		Throttle:    int(min(f.number("auto_converge_throttle"), 100)),
 		PostCopyReq: f.number("memory_postcopy_requests"),
-		Error:       f.text("errmsg"),
+		Compressed: virt.Compressed{
+			Pages: f.number("compression_pages"), Bytes: f.number("compression_bytes"),
+			Misses: f.number("compression_cache_misses"), Cache: f.number("compression_cache"),
+		},
+		Error: f.text("errmsg"),
 	}
 }
 

@@ -23,6 +23,12 @@ func (d *Driver) CheckLeaving(ctx context.Context, r virt.MigrateRequest) (virt.
 	if r.PostCopy && r.Parallel > 0 {
 		out.Reasons = append(out.Reasons, "post-copy and parallel connections don't go together")
 	}
+	out.Reasons = append(out.Reasons, r.CompressionReasons()...)
+	able, err := d.checkCompression(ctx, r.Compression)
+	if err != nil {
+		return out, err
+	}
+	out.Reasons = append(out.Reasons, able...)
 	tls, err := d.checkSending(ctx, r)
 	if err != nil {
 		return out, err

@@ -103,6 +103,9 @@ func checkMigrate(r virt.MigrateRequest) error {
 			WithHint("QEMU before 10.1 can't do both; leave one out")
 	case r.Parallel < 0 || r.Parallel > 255:
 		return fault.Newf(fault.InvalidArgument, op, r.Instance, "%d parallel connections: use 0 to 255", r.Parallel)
+	case len(r.CompressionReasons()) > 0:
+		reasons := r.CompressionReasons()
+		return fault.New(fault.InvalidArgument, op, r.Instance, strings.Join(reasons, "; ")).WithDetail("reasons", reasons)
 	case r.BandwidthMiB > noLimit:
 		return fault.Newf(fault.InvalidArgument, op, r.Instance, "a bandwidth of %d MiB/s is more than libvirt can count", r.BandwidthMiB)
 	}
@@ -205,6 +208,9 @@ func migrateFlags(r virt.MigrateRequest, disks []domxml.DiskInfo, folder string)
 	if r.Parallel > 0 {
 		flags |= golibvirt.MigrateParallel
 	}
+	if r.Compression != "" {
+		flags |= golibvirt.MigrateCompressed
+	}
 	if len(r.Disks) == 0 {
 		return flags, nil
 	}
@@ -244,6 +250,9 @@ func migrateParams(r virt.MigrateRequest) []golibvirt.TypedParam {
 	}
 	if r.Parallel > 0 {
 		params = append(params, paramInt("parallel.connections", int32(r.Parallel))) //nolint:gosec // 255 at most
+	}
+	if r.Compression != "" {
+		params = append(params, paramString("compression", r.Compression))
 	}
 	for _, target := range r.Disks {
 		params = append(params, paramString("migrate_disks", target))

@@ -15,7 +15,7 @@ import (
 // connection, and this host's QEMU sends on what is missing. It blocks as Migrate does.
 func (d *Driver) ResumePostCopy(ctx context.Context, r virt.MigrateRequest) error {
 	const op = "resume_post_copy"
-	r.PostCopy, r.Parallel = true, 0
+	r.PostCopy, r.Parallel, r.Compression = true, 0, "" // post-copy sends pages as they are
 	if err := checkMigrate(r); err != nil {
 		return err
 	}

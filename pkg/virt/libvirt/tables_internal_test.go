@@ -246,6 +246,18 @@ func TestMigrateFlagsAndParameters(t *testing.T) {
 			[]golibvirt.TypedParam{paramUllong("bandwidth", 0), paramInt("parallel.connections", 4)},
 		},
 		{
+			"xbzrle, post-copy too",
+			virt.MigrateRequest{Compression: "xbzrle", PostCopy: true},
+			base | golibvirt.MigratePostcopy | golibvirt.MigrateCompressed,
+			[]golibvirt.TypedParam{paramUllong("bandwidth", 0), paramString("compression", "xbzrle")},
+		},
+		{
+			"zstd on parallel connections",
+			virt.MigrateRequest{Compression: "zstd", Parallel: 4},
+			base | golibvirt.MigrateParallel | golibvirt.MigrateCompressed,
+			[]golibvirt.TypedParam{paramUllong("bandwidth", 0), paramInt("parallel.connections", 4), paramString("compression", "zstd")},
+		},
+		{
 			"overlays only",
 			virt.MigrateRequest{Disks: []string{"vda"}},
 			base | golibvirt.MigrateNonSharedInc,
@@ -295,6 +307,9 @@ func TestMigrateRefusals(t *testing.T) {
 		"no generation":          func(r *virt.MigrateRequest) { r.Generation = 0 },
 		"post-copy and parallel": func(r *virt.MigrateRequest) { r.PostCopy, r.Parallel = true, 2 },
 		"negative parallel":      func(r *virt.MigrateRequest) { r.Parallel = -1 },
+		"mt and parallel":        func(r *virt.MigrateRequest) { r.Compression, r.Parallel = "mt", 2 },
+		"zstd on one stream":     func(r *virt.MigrateRequest) { r.Compression = "zstd" },
+		"unknown compression":    func(r *virt.MigrateRequest) { r.Compression = "lz4" },
 		"endless bandwidth":      func(r *virt.MigrateRequest) { r.BandwidthMiB = 1 << 60 },
 	}
 	for name, change := range bad {

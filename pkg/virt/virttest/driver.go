@@ -70,7 +70,8 @@ type Mover interface {
 	CancelIncoming(ctx context.Context, id, migration string) error
 	// Migrate moves the guest and blocks until the hypervisor's job is over. Its error is a
 	// hint, never the outcome (design section 7). The job goes on when ctx ends. conflict
-	// while another job runs, and when the guest would be sent to where it is.
+	// while another job runs, and when the guest would be sent to where it is; invalid_argument
+	// for a compression that is unknown or does not go with the rest of the request.
 	Migrate(ctx context.Context, r virt.MigrateRequest) error
 	// CheckLeaving says what a destination has to know of a guest, and every reason why this
 	// host could not send it as asked, before a destination is known. It changes nothing.

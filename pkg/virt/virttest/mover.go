@@ -198,3 +198,29 @@ func testMigrateNowhere(b *bench) {
 	}
 	b.gone(b.Dest, id)
 }
+
+func testCompression(b *bench) {
+	b.t.Helper()
+	id := b.running()
+	r := b.newMigration(b.Dest, id, 2)
+	for _, c := range []virt.MigrateRequest{
+		{Compression: "no-such"}, {Compression: virt.CompressXBZRLE, Parallel: 2}, {Compression: virt.CompressMT, PostCopy: true}, {Compression: virt.CompressZstd},
+	} {
+		bad := r
+		bad.Compression, bad.Parallel, bad.PostCopy = c.Compression, c.Parallel, c.PostCopy
+		l, err := b.Source.CheckLeaving(b.ctx, bad)
+		b.ok("CheckLeaving", err)
+		if len(l.Reasons) == 0 {
+			b.t.Errorf("CheckLeaving with compression %q gives no reason", c.Compression)
+		}
+		b.wants(fault.InvalidArgument, "Migrate with compression "+c.Compression, b.Source.Migrate(b.ctx, bad))
+	}
+	r.Compression = virt.CompressXBZRLE
+	l, err := b.Source.CheckLeaving(b.ctx, r)
+	b.ok("CheckLeaving", err)
+	if len(l.Reasons) > 0 {
+		b.t.Errorf("CheckLeaving with %s = %q, want no reason", r.Compression, l.Reasons)
+	}
+	b.ok("Migrate", b.result("Migrate", b.start(r)))
+	b.arrived(b.Source, b.Dest, r, virt.Running)
+}

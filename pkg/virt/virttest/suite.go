@@ -115,6 +115,7 @@ func moverCases() []testCase {
 		{name: "job statistics move", test: testStatistics},
 		{name: "abort", test: testAbort},
 		{name: "bandwidth and downtime are steered", test: testSteer},
+		{name: "compression", test: testCompression},
 		{name: "a paused guest stays paused", test: testMigratePaused},
 		{name: "two migrations of one guest", test: testTwice},
 		{name: "no job", test: testNoJob},
