@@ -262,23 +262,31 @@ func (a *arrival) look(ctx context.Context) (virt.Domain, error) {
 }
 
 // since looks at what became of a guest that is owned here and is not the domain any more
-// that this migration brought: it was started anew. A later migration's is not told of.
-func (a *arrival) since(ctx context.Context, brought virt.Domain) virt.Domain {
+// that this migration brought: it was started anew. A later migration's is not told of. anew:
+// it lives, here or by now elsewhere, and nothing of what was brought is wanted. Of one that
+// is off that is not said: it may have crashed.
+func (a *arrival) since(ctx context.Context, brought virt.Domain) (dom virt.Domain, anew bool) {
 	if !a.record().Committed || brought.State != "" {
-		return brought
+		return brought, false
 	}
 	ctx, cancel := within(ctx, a.d.cfg.HypervisorWait, "the hypervisor's answer")
 	defer cancel()
 	dom, err := a.d.ports.Hypervisor.Lookup(ctx, a.instance)
 	if err != nil || dom.Generation != a.record().Migration.Generation {
-		return virt.Domain{}
+		return virt.Domain{}, false
 	}
 	switch SightOf(dom, nil) {
-	case SightRunning, SightPaused, SightOff:
-		return dom
-	case SightUnknown, SightAbsent, SightLeft, SightMoving, SightPostCopy, SightLost:
+	case SightRunning:
+		return dom, dom.State != virt.Crashed
+	case SightPaused:
+		return dom, true
+	case SightOff:
+		return dom, false
+	case SightLeft, SightMoving, SightPostCopy, SightLost: // of a later migration's way, which says nothing of this one
+		return virt.Domain{}, true
+	case SightUnknown, SightAbsent:
 	}
-	return virt.Domain{}
+	return virt.Domain{}, false
 }
 
 // heard acts on an event. RESUMED is the fact itself: asking again would lengthen the

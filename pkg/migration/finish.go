@@ -277,8 +277,7 @@ func (r *run) destFacts(ctx context.Context, f Facts) (Facts, error) {
 	if err != nil {
 		return f, err
 	}
-	f.Owned = res.Owned
-	f.Dest = SightOf(virt.Domain{State: virt.State(res.State), Reason: virt.Reason(res.Reason)}, nil)
+	f.Owned, f.Superseded, f.Dest = res.Owned, res.Owned && res.Superseded, sightIn(res)
 	return f, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
@@ -69,6 +70,11 @@ func SightOf(d virt.Domain, err error) Sight {
 	return SightAbsent // the wire's empty state: no domain
 }
 
+// sightIn reads a destination's answer.
+func sightIn(res api.OwnedResult) Sight {
+	return SightOf(virt.Domain{State: virt.State(res.State), Reason: virt.Reason(res.Reason)}, nil)
+}
+
 func runningSight(r virt.Reason) Sight {
 	if r == virt.ReasonPostCopy {
 		return SightPostCopy
@@ -91,10 +97,11 @@ func pausedSight(r virt.Reason) Sight {
 
 // Facts is all that an outcome may depend on, once the source's job is over.
 type Facts struct {
-	Source Sight
-	Dest   Sight
-	Owned  bool    // the destination says that it has committed
-	Job    JobType // of this job's own end: its completed event, or that the hypervisor's call succeeded; JobNone: not known
+	Source     Sight
+	Dest       Sight
+	Owned      bool    // the destination says that it has committed
+	Superseded bool    // and that its guest was started anew there, has moved on or was deleted since
+	Job        JobType // of this job's own end: its completed event, or that the hypervisor's call succeeded; JobNone: not known
 }
 
 // Outcome says how a migration ended. It is total: what the facts do not prove is

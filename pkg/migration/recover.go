@@ -9,7 +9,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/instance"
-	"github.com/compute-agent/compute-agent/pkg/virt"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 )
 
 const methodRecover = "live_migration_recover"
@@ -59,8 +59,7 @@ func (r *run) broken(ctx context.Context) bool {
 
 // takeUp waits for its turn and resumes a broken post-copy; w is the worker of the try
 // before. Its error says that the recovery is given up. No worker: there is nothing to take
-// up. Post-copy is not broken, or the owner has put the guest off, or deleted it,
-// and nobody wants its memory.
+// up. Post-copy is not broken, or nobody wants the memory that is left here ([needless]).
 func (r *run) takeUp(ctx context.Context, rec *recovery, w *worker) (*worker, error) {
 	if !r.broken(ctx) {
 		return nil, nil
@@ -71,13 +70,12 @@ func (r *run) takeUp(ctx context.Context, rec *recovery, w *worker) (*worker, er
 		logkit.From(ctx).Error("post-copy is broken: the guest's memory is on two hosts; it is taken up again", logkit.Err(said))
 	}
 	res, err := r.post(ctx, false)
-	sight := SightOf(virt.Domain{State: virt.State(res.State), Reason: virt.Reason(res.Reason)}, nil)
 	switch {
 	case err != nil: // it is asked again
-	case res.Owned && (res.Superseded || sight == SightOff):
+	case needless(res):
 		return nil, nil
-	case sight == SightAbsent, sight == SightOff:
-		return nil, r.splitForGood("%s answers that the guest is %s there: its memory can't be put together any more", dest, sight)
+	case hopeless(res):
+		return nil, r.splitForGood("%s answers that the guest is %s there: its memory can't be put together any more", dest, sightIn(res))
 	}
 	if time.Since(rec.since) > c.RecoverTimeout {
 		return nil, errors.Join(r.splitForGood("post-copy to %s is broken and could not be taken up within %v", dest, c.RecoverTimeout), said)
@@ -88,6 +86,20 @@ func (r *run) takeUp(ctx context.Context, rec *recovery, w *worker) (*worker, er
 	rec.pause = min(rec.pause+c.RetryFirst, c.RetryLimit)
 	req := r.request()
 	return r.spawnWorker(ctx, func(ctx context.Context) error { return r.s.ports.Hypervisor.ResumePostCopy(ctx, req) }), nil
+}
+
+// needless reports whether the destination's answer leaves nothing to take up: its guest runs
+// outside post-copy, with all of its memory or started anew; or the owner has put it off; or
+// it lives elsewhere by now, or nowhere. A guest that is paused may hide post-copy behind that.
+func needless(res api.OwnedResult) bool {
+	sight := sightIn(res)
+	return res.Owned && (res.Superseded || sight == SightRunning || sight == SightOff)
+}
+
+// hopeless reports whether the other half of the guest's memory is gone.
+func hopeless(res api.OwnedResult) bool {
+	sight := sightIn(res)
+	return !needless(res) && (sight == SightAbsent || sight == SightOff)
 }
 
 // splitForGood is the outcome of a guest whose memory stays in two places.

@@ -1,6 +1,7 @@
 package migration_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -186,6 +187,85 @@ func TestGuestThatIsPutOffInPostCopy(t *testing.T) {
 		if _, err := w.sites["a"].living().driver.Lookup(w.ctx, inst.UUID); fault.KindOf(err) != fault.NotFound {
 			t.Errorf("a copy is left on the source: %v", err)
 		}
+	})
+}
+
+// startAnew takes the power of a guest away and starts it again, as a hard reboot does.
+func (a *agent) startAnew(inst instance.Instance, generation uint64) {
+	a.w.t.Helper()
+	if err := errors.Join(a.driver.Destroy(a.ctx, inst.UUID),
+		a.driver.Define(a.ctx, virt.Definition{Spec: inst.Spec, Generation: generation}), a.driver.Start(a.ctx, inst.UUID)); err != nil {
+		a.w.t.Fatal(err)
+	}
+}
+
+// A guest that its owner starts anew, while half of its memory still waits on the source, does
+// not want it any more.
+func TestGuestThatIsStartedAnewInPostCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, torn(0))
+		defer w.close()
+		inst := w.guest("a", busy)
+		f := w.migrate(inst, rushed)
+		w.reach("a", migration.PhasePerform)
+		<-time.After(20 * time.Second)
+		w.sites["b"].living().startAnew(inst, 2)
+		m, err := f.wait(t)
+		if err != nil || m.Status != instance.MigrationCompleted {
+			t.Errorf("it ended as %s: %v; want completed", m.Status, err)
+		}
+		if took := time.Since(m.StartedAt); took > 5*time.Minute {
+			t.Errorf("that was found after %v", took)
+		}
+		w.check(inst, "b")
+	})
+}
+
+// sendOn lets the hypervisor of b alone send a guest to a third host, which has no agent. At
+// the switch-over the guest stands still for so long; it is on its way when sendOn returns.
+func (w *world) sendOn(inst instance.Instance, still time.Duration) {
+	w.t.Helper()
+	const id = "77777777-7777-4777-8777-777777777777"
+	third, err := fake.NewHost(w.fakes, fake.Config{Name: "c"})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	def := virt.Definition{Spec: inst.Spec, Generation: 3, Migration: id}
+	in, err := third.Open().PrepareIncoming(w.ctx, virt.Incoming{Definition: def, Source: "b"})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	b := w.sites["b"].living()
+	b.host.Faults().Add(fake.Fault{Method: fake.PointFinish, Delay: still})
+	b.spawn(func() {
+		if err := b.driver.Migrate(b.ctx, virt.MigrateRequest{Instance: inst.UUID, Migration: id, Generation: 3, Inbound: in}); err != nil {
+			w.t.Errorf("the guest is not sent on: %v", err)
+		}
+	})
+	<-time.After(still / 2)
+}
+
+// A post-copy is broken and left to people; its guest is started anew where it is owned, and
+// is about to move on. While it stands still no sight of it says anything of the first
+// migration, but it is superseded, and that ends the freeze.
+func TestFreezeOfAGuestThatWasStartedAnewAndMovesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, torn(0))
+		defer w.close()
+		inst := w.guest("a")
+		if m, err := w.migrate(inst, rushed).wait(t); err == nil || m.Status != instance.MigrationError {
+			t.Fatalf("it ended as %s: %v; want error", m.Status, err)
+		}
+		w.sites["b"].living().startAnew(inst, 2)
+		w.sendOn(inst, time.Minute)
+		w.wantLook(migration.SightLost, migration.SightAbsent, migration.VerdictCompleted)
+		if m, err := w.settle(migration.VerdictCompleted, false); err != nil || m.Status != instance.MigrationCompleted {
+			t.Errorf("it ended as %s: %v; want completed", m.Status, err)
+		}
+		if d, here := w.sites["a"].host.Look(inst.UUID); here {
+			t.Errorf("a copy is left on the source: %+v", d)
+		}
+		<-time.After(time.Minute)
 	})
 }
 

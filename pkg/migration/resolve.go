@@ -103,7 +103,7 @@ func lawfulVerdict(rec Record, f Facts, v Verdict) error {
 		if f.Source == SightRunning {
 			return no("it can't be resolved as completed: the guest runs on %s", rec.Migration.Source)
 		}
-		if f.Dest == SightAbsent || f.Dest == SightLeft {
+		if (f.Dest == SightAbsent || f.Dest == SightLeft) && !f.Superseded {
 			return no("it can't be resolved as completed: %s answers that it has not got the guest", rec.Migration.Dest)
 		}
 	case VerdictFailed, VerdictCancelled:

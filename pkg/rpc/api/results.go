@@ -55,7 +55,7 @@ type OwnedResult struct {
 	Owned      bool   `json:"owned"`
 	State      string `json:"state"`                // of its domain; empty: none
 	Reason     string `json:"reason"`               // of that state
-	Superseded bool   `json:"superseded,omitempty"` // it was owned here, and has moved on or was deleted since
+	Superseded bool   `json:"superseded,omitempty"` // it was owned here, and was started anew, has moved on or was deleted since
 	DowntimeMS int64  `json:"downtime_ms,omitempty"`
 }
 
