@@ -244,8 +244,12 @@ func (a *arrival) reached() Phase {
 	return PhaseAwait
 }
 
+// unseen is a guest for which the hypervisor could not be asked: no word on it, where the zero
+// Domain says that there is none.
+func unseen() virt.Domain { return virt.Domain{State: virt.NoState} }
+
 // look asks the hypervisor for the guest of this migration. None, or one that another
-// migration brought, is the zero Domain.
+// migration brought, is the zero Domain; with an error it is unseen.
 func (a *arrival) look(ctx context.Context) (virt.Domain, error) {
 	ctx, cancel := within(ctx, a.d.cfg.HypervisorWait, "the hypervisor's answer")
 	defer cancel()
@@ -254,7 +258,7 @@ func (a *arrival) look(ctx context.Context) (virt.Domain, error) {
 	case fault.KindOf(err) == fault.NotFound:
 		return virt.Domain{}, nil
 	case err != nil:
-		return virt.Domain{}, causeOf(ctx, err)
+		return unseen(), causeOf(ctx, err)
 	case dom.Migration != a.id:
 		return virt.Domain{}, nil
 	}
@@ -272,6 +276,9 @@ func (a *arrival) since(ctx context.Context, brought virt.Domain) (dom virt.Doma
 	ctx, cancel := within(ctx, a.d.cfg.HypervisorWait, "the hypervisor's answer")
 	defer cancel()
 	dom, err := a.d.ports.Hypervisor.Lookup(ctx, a.instance)
+	if err != nil && fault.KindOf(err) != fault.NotFound {
+		return unseen(), false
+	}
 	if err != nil || dom.Generation != a.record().Migration.Generation {
 		return virt.Domain{}, false
 	}
@@ -286,7 +293,7 @@ func (a *arrival) since(ctx context.Context, brought virt.Domain) (dom virt.Doma
 		return virt.Domain{}, true
 	case SightUnknown, SightAbsent:
 	}
-	return virt.Domain{}, false
+	return unseen(), false
 }
 
 // heard acts on an event. RESUMED is the fact itself: asking again would lengthen the

@@ -108,7 +108,8 @@ type Facts struct {
 // unknown. A thrown error is no fact. The rules:
 //
 //   - a job that still runs has no outcome;
-//   - memory that was split by post-copy and not healed proves nothing;
+//   - memory that was split by post-copy and not healed proves nothing, unless the
+//     destination's guest is seen to do without the source's half, or is superseded;
 //   - a source that runs proves that the guest stayed, unless anything says that it
 //     arrived too: then it runs twice, and the older copy is stopped when the destination
 //     owns the guest (fence), else a person chooses. A destination that said nothing is
@@ -156,8 +157,8 @@ func (f Facts) gone() bool { return f.Source == SightLeft || f.Source == SightAb
 // run on the source.
 func (f Facts) arrived() bool {
 	switch {
-	case f.Owned: // in post-copy the last word, RESUMED(migrated), may be late
-		return f.Dest != SightPostCopy || f.Job == JobCompleted || f.Source == SightLeft
+	case f.Owned:
+		return f.whole()
 	case f.Job == JobCompleted:
 		return f.moved()
 	case f.Source == SightLeft:
@@ -168,6 +169,20 @@ func (f Facts) arrived() bool {
 		return f.Source == SightAbsent || f.Job == JobNone && f.stands()
 	}
 	return false
+}
+
+// whole reports whether a guest that the destination owns needs nothing of the source any more.
+func (f Facts) whole() bool {
+	switch f.Dest {
+	case SightPostCopy: // the last word, RESUMED(migrated), may be late
+		return f.Job == JobCompleted || f.Source == SightLeft
+	case SightUnknown, SightAbsent: // where half of its memory is on the source, somebody must say why
+		return f.Source != SightLost || f.Superseded
+	case SightLost:
+		return false
+	case SightOff, SightLeft, SightMoving, SightPaused, SightRunning:
+	}
+	return true
 }
 
 // moved reports whether a job that completed has left the guest at the destination:

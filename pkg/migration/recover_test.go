@@ -190,6 +190,32 @@ func TestGuestThatIsPutOffInPostCopy(t *testing.T) {
 	})
 }
 
+// A destination that can't ask its hypervisor does not say that the guest is not there: the
+// post-copy is taken up when it can.
+func TestBrokenPostCopyWhileTheDestinationsHypervisorIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, torn(0))
+		defer w.close()
+		inst := w.guest("a", busy)
+		f := w.migrate(inst, rushed)
+		w.reach("a", migration.PhasePerform)
+		<-time.After(20 * time.Second)
+		w.sites["b"].host.Disconnect()
+		ref := api.PeerRefArgs{Migration: migrationID, Generation: 2, Instance: inst.UUID}
+		b := w.sites["b"].living()
+		if res, err := b.dest.Post(b.ctx, ref); err != nil || !res.Owned || virt.State(res.State) != virt.NoState {
+			t.Errorf("Post = %+v, %v; want owned, and no word of its state", res, err)
+		}
+		<-time.After(5 * time.Minute)
+		w.sites["a"].host.Faults().Clear()
+		w.sites["b"].host.Reconnect()
+		if m, err := f.wait(t); err != nil || m.Status != instance.MigrationCompleted {
+			t.Errorf("it ended as %s: %v; want completed", m.Status, err)
+		}
+		w.check(inst, "b")
+	})
+}
+
 // startAnew takes the power of a guest away and starts it again, as a hard reboot does.
 func (a *agent) startAnew(inst instance.Instance, generation uint64) {
 	a.w.t.Helper()
