@@ -48,21 +48,33 @@ func (m *monitor) givenUp() bool {
 	return m.torn && (m.worker == nil || time.Since(m.recovery.since) > m.r.s.cfg.RecoverTimeout)
 }
 
-// broken reports whether the guest's memory is in two places and nothing moves it.
-func (r *run) broken(ctx context.Context) bool {
-	if !r.record().PostCopy {
-		return false
+// broken reports whether the guest's memory is in two places and nothing moves it. A
+// hypervisor that can't be asked is asked again, for RecoverTimeout at most and until the
+// destination says that there is nothing to take up; settle judges without it then.
+func (r *run) broken(ctx context.Context) (bool, error) {
+	c, since := r.s.cfg, time.Now()
+	for pause := c.RetryFirst; r.record().PostCopy; pause = min(pause+c.RetryFirst, c.RetryLimit) {
+		d, err := r.look(ctx)
+		if sight := SightOf(d, err); sight != SightUnknown {
+			return sight == SightLost, nil
+		}
+		logkit.From(ctx).Warn("nobody can see whether post-copy is broken; it is looked at again", logkit.Err(err))
+		if res, err := r.post(ctx, false); err == nil && needless(res) || time.Since(since) > c.RecoverTimeout {
+			return false, nil
+		}
+		if err := r.pauseUntilWoken(ctx, pause); err != nil {
+			return false, err
+		}
 	}
-	d, err := r.look(ctx)
-	return SightOf(d, err) == SightLost
+	return false, nil
 }
 
 // takeUp waits for its turn and resumes a broken post-copy; w is the worker of the try
 // before. Its error says that the recovery is given up. No worker: there is nothing to take
 // up. Post-copy is not broken, or nobody wants the memory that is left here ([needless]).
 func (r *run) takeUp(ctx context.Context, rec *recovery, w *worker) (*worker, error) {
-	if !r.broken(ctx) {
-		return nil, nil
+	if broken, err := r.broken(ctx); !broken {
+		return nil, err
 	}
 	c, dest, said := r.s.cfg, r.record().Migration.Dest, w.err()
 	if rec.since.IsZero() {

@@ -216,6 +216,45 @@ func TestBrokenPostCopyWhileTheDestinationsHypervisorIsAway(t *testing.T) {
 	})
 }
 
+// Neither does a source that can't ask its own: it does not judge what it can't see.
+func TestBrokenPostCopyWhileTheSourcesHypervisorIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, torn(0))
+		defer w.close()
+		inst := w.guest("a", busy)
+		f := w.migrate(inst, rushed)
+		w.reach("a", migration.PhasePerform)
+		<-time.After(20 * time.Second)
+		faults("a", fake.Fault{Method: "Lookup", Err: errNo})(w)
+		<-time.After(30 * time.Minute) // longer than SettleTimeout, shorter than RecoverTimeout
+		w.sites["a"].host.Faults().Clear()
+		if m, err := f.wait(t); err != nil || m.Status != instance.MigrationCompleted {
+			t.Errorf("it ended as %s: %v; want completed", m.Status, err)
+		}
+		w.check(inst, "b")
+	})
+}
+
+// A guest that has arrived does not wait for the source's hypervisor.
+func TestPostCopyIsCompleteWhileTheSourcesHypervisorIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, configure("a", func(c *migration.Config) { c.PostCopyBandwidthMiB = 100 }))
+		defer w.close()
+		inst := w.guest("a", busy)
+		w.migrate(inst, rushed)
+		w.reach("a", migration.PhasePerform)
+		<-time.After(5 * time.Second)
+		w.sites["a"].host.Disconnect()
+		<-time.After(time.Minute)
+		if m := w.sites["a"].last(migrationID); m.Phase != string(migration.PhaseClean) {
+			t.Errorf("after a minute it is in phase %s, want clean: the guest runs on b", m.Phase)
+		}
+		w.sites["a"].host.Reconnect()
+		w.ended("a", migrationID)
+		w.check(inst, "b")
+	})
+}
+
 // startAnew takes the power of a guest away and starts it again, as a hard reboot does.
 func (a *agent) startAnew(inst instance.Instance, generation uint64) {
 	a.w.t.Helper()
