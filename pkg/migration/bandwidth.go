@@ -51,6 +51,7 @@ func (r *run) applyLimit(ctx context.Context) error {
 	}
 	defer func() { <-r.limiting }()
 	rec := r.record()
+	r.s.budget.update(r, ownLimit(&r.s.cfg, &rec, rec.PostCopy))
 	want := r.limit(&rec, rec.PostCopy)
 	if r.hasLimit(rec.PostCopy, want) {
 		return nil
@@ -107,6 +108,7 @@ func (r *run) limited() bool {
 	postCopy := r.rec.PostCopy
 	own, has := ownLimit(&r.s.cfg, &r.rec, postCopy), *r.inForce.of(postCopy)
 	r.mu.Unlock()
+	r.s.budget.update(r, own)
 	return r.s.budget.of(r, own) == has
 }
 
@@ -139,7 +141,6 @@ func (r *run) setBandwidth(ctx context.Context, mib uint64) error {
 	if r.record().Phase != PhasePerform {
 		return nil // it begins with it
 	}
-	r.s.budget.update(r, mib)
 	err = r.applyLimit(ctx)
 	if fault.KindOf(err) == fault.Conflict { // the job is about to begin, or has just ended: the monitor sees to it
 		return nil
