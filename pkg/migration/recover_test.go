@@ -361,3 +361,26 @@ func TestTimelineOutlivesTheAgent(t *testing.T) {
 		}
 	})
 }
+
+// A job that goes on while the connection to its hypervisor is lost is no older for that: its
+// policy's clock goes on as it did.
+func TestClockOfAJobThatLostItsConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		inst := w.guest("a")
+		f := w.migrate(inst, api.MigrateArgs{BandwidthMiB: 2}) // about four minutes
+		w.reach("a", migration.PhasePerform)
+		<-time.After(100 * time.Second)
+		w.sites["a"].host.Disconnect()
+		<-time.After(10 * time.Second)
+		w.sites["a"].host.Reconnect()
+		m, err := f.wait(t)
+		if err != nil || m.Result == nil || len(m.Result.Timeline) == 0 {
+			t.Fatalf("it ended as %s with %+v: %v", m.Status, m.Result, err)
+		}
+		if last := m.Result.Timeline[len(m.Result.Timeline)-1].AtMS; last > m.Result.TotalMS {
+			t.Errorf("its clock stands at %d ms after %d ms", last, m.Result.TotalMS)
+		}
+	})
+}
