@@ -6,7 +6,6 @@ import (
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
 	"github.com/compute-agent/compute-agent/pkg/fault"
-	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
 // limitAgain is when a limit that the hypervisor did not take is offered again.
@@ -92,12 +91,20 @@ func (r *run) noteLimit(postCopy bool, limit uint64) {
 // unknownLimit is none that anybody asks for.
 const unknownLimit = ^uint64(0)
 
-// firstLimits is what the hypervisor has when perform begins: what the request says. Of
-// a job that went on without us it is not known, if there was any reason to change it.
-func (r *run) firstLimits(req virt.MigrateRequest) limits {
-	if r.resumed && (r.record().Limited || r.s.budget.total > 0) {
+// noteLimits keeps what the hypervisor has of both modes.
+func (r *run) noteLimits(l limits) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.inForce = l
+}
+
+// limitsFound is what the hypervisor has of a job that went on without us: what it was begun
+// with, if there was no reason to change it; else it is not known.
+func (r *run) limitsFound() limits {
+	if r.record().Limited || r.s.budget.total > 0 {
 		return limits{unknownLimit, unknownLimit}
 	}
+	req := r.request()
 	return limits{req.BandwidthMiB, req.PostCopyMiB}
 }
 

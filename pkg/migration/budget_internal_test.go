@@ -1,6 +1,10 @@
 package migration
 
-import "testing"
+import (
+	"context"
+	"sync"
+	"testing"
+)
 
 // newRuns makes runs that nobody conducts.
 func newRuns(s *Source, ids ...string) []*run {
@@ -37,4 +41,52 @@ func TestBudgetIsDividedByTheLimitOfTheMode(t *testing.T) {
 	b.leave(runs[0])
 	b.update(runs[0], 10)
 	want("alone", runs[1], 0, 1000)
+}
+
+// bandwidths is a hypervisor that takes limits, and does nothing else.
+type bandwidths struct {
+	Hypervisor
+
+	mu  sync.Mutex
+	got []uint64
+}
+
+func (b *bandwidths) SetBandwidth(_ context.Context, _ string, mib uint64) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.got = append(b.got, mib)
+	return nil
+}
+
+// A limit may be asked for while perform begins.
+func TestLimitIsAskedForWhilePerformBegins(t *testing.T) {
+	hv := &bandwidths{}
+	const budget = 100
+	cfg := Config{BudgetMiB: budget}.WithDefaults()
+	s := &Source{cfg: cfg, budget: newBudget(cfg.BudgetMiB), ports: SourcePorts{Hypervisor: hv}}
+	r := newRuns(s, "1")[0]
+	r.resumed = true
+	var beside sync.WaitGroup
+	beside.Go(func() {
+		for mib := range uint64(1000) {
+			r.mu.Lock()
+			r.rec.Args.BandwidthMiB, r.rec.Limited = mib+1, true
+			r.mu.Unlock()
+			if err := r.applyLimit(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for range 1000 {
+		r.joinBudget()
+	}
+	beside.Wait()
+	if !r.limited() { // the first beat
+		if err := r.applyLimit(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if last := hv.got[len(hv.got)-1]; last != budget || !r.limited() || r.s.budget.limits[r] != 1000 {
+		t.Errorf("the hypervisor has %d, the budget counts %d, want %d and 1000", last, r.s.budget.limits[r], budget)
+	}
 }

@@ -23,6 +23,7 @@ type worker struct {
 // startWorker begins to move the guest.
 func (r *run) startWorker(ctx context.Context) *worker {
 	req := r.request()
+	r.noteLimits(limits{req.BandwidthMiB, req.PostCopyMiB})
 	return r.spawnWorker(ctx, func(ctx context.Context) error { return r.s.ports.Hypervisor.Migrate(ctx, req) })
 }
 
@@ -137,11 +138,14 @@ func (r *run) perform(ctx context.Context) error {
 	}
 }
 
-// joinBudget takes the job's share of the host's bandwidth.
+// joinBudget takes the job's share of the host's bandwidth. A limit that is asked for
+// meanwhile is found at the first beat.
 func (r *run) joinBudget() {
+	if r.resumed {
+		r.noteLimits(r.limitsFound())
+	}
 	rec := r.record()
 	r.s.budget.join(r, ownLimit(&r.s.cfg, &rec, rec.PostCopy))
-	r.inForce = r.firstLimits(r.request())
 }
 
 // answerLate tells whoever waits for force-complete that it came too late.
