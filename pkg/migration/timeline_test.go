@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
@@ -84,3 +85,20 @@ func TestTimelineGivesCopies(t *testing.T) {
 		t.Errorf("what was given out is now %+v", given)
 	}
 }
+
+// The destination's word on the downtime takes nothing else from what is known.
+func TestDowntimeIsAddedToTheResult(t *testing.T) {
+	rec := Record{}
+	rec.Migration.Result = &instance.Result{Bytes: 5, DowntimeMS: 1}
+	r := newRun(&Source{ports: SourcePorts{Reporter: quiet{}}}, rec)
+	r.noteDowntime(api.OwnedResult{DowntimeMS: 7})
+	r.noteDowntime(api.OwnedResult{})
+	if res := r.record().Migration.Result; res.Bytes != 5 || res.DowntimeMS != 7 || rec.Migration.Result.DowntimeMS != 1 {
+		t.Errorf("the result is %+v, and what was told before %+v", res, rec.Migration.Result)
+	}
+}
+
+// quiet hears reports and does nothing.
+type quiet struct{}
+
+func (quiet) Report(instance.Migration) {}
