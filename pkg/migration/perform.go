@@ -46,6 +46,13 @@ func (w *worker) err() error {
 	return w.said
 }
 
+// kill ends a worker whose call has not returned.
+func (w *worker) kill() {
+	if w != nil {
+		w.thread.Kill(errJobOver)
+	}
+}
+
 // succeeded reports whether the hypervisor's call said that it moved the guest.
 func (w *worker) succeeded() bool { return w.finish.Ready() && w.err() == nil }
 
@@ -103,10 +110,10 @@ func (r *run) perform(ctx context.Context) error {
 	r.joinBudget()
 	defer r.s.budget.leave(r)
 	var w *worker
+	defer func() { w.kill() }()
 	if !r.resumed {
 		r.forgetJob()
 		w = r.startWorker(ctx)
-		defer w.thread.Kill(errJobOver)
 	}
 	m := r.newMonitor(w)
 	r.s.watched.Add(1)
@@ -120,7 +127,7 @@ func (r *run) perform(ctx context.Context) error {
 			return err
 		}
 		if next != nil {
-			defer next.thread.Kill(errJobOver)
+			w.kill()
 			w, m.worker = next, next
 			continue
 		}

@@ -62,7 +62,7 @@ func (r *run) broken(ctx context.Context) (bool, error) {
 		if res, err := r.post(ctx, false); err == nil && needless(res) || time.Since(since) > c.RecoverTimeout {
 			return false, nil
 		}
-		if err := r.pauseUntilWoken(ctx, pause); err != nil {
+		if err := r.pauseUntilHurried(ctx, pause); err != nil {
 			return false, err
 		}
 	}
@@ -92,7 +92,7 @@ func (r *run) takeUp(ctx context.Context, rec *recovery, w *worker) (*worker, er
 	if time.Since(rec.since) > c.RecoverTimeout {
 		return nil, errors.Join(r.splitForGood("post-copy to %s is broken and could not be taken up within %v", dest, c.RecoverTimeout), said)
 	}
-	if err := r.pauseUntilWoken(ctx, rec.pause); err != nil {
+	if err := r.pauseUntilHurried(ctx, rec.pause); err != nil {
 		return nil, err
 	}
 	rec.pause = min(rec.pause+c.RetryFirst, c.RetryLimit)
@@ -121,14 +121,21 @@ func (r *run) splitForGood(format string, args ...any) error {
 	return errors.Join(errUnknown, f)
 }
 
-// pauseUntilWoken sleeps, or less when somebody wakes the migration.
-func (r *run) pauseUntilWoken(ctx context.Context, d time.Duration) error {
+// pauseUntilHurried sleeps, or less when somebody asks for the next try or the hypervisor is
+// connected anew. Who asked before a try that waits for nothing has it with that.
+func (r *run) pauseUntilHurried(ctx context.Context, d time.Duration) error {
+	if d == 0 {
+		select {
+		case <-r.hurried:
+		default:
+		}
+	}
 	wait, cancel := context.WithCancel(ctx)
 	defer cancel()
 	sleep := green.Spawn(wait, func(ctx context.Context) (struct{}, error) { return struct{}{}, green.Sleep(ctx, d) })
 	select {
 	case <-sleep.Done():
-	case <-r.wake:
+	case <-r.hurried:
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -148,6 +155,7 @@ func (s *Source) Recover(_ context.Context, instanceID, migrationID string) erro
 		return fault.New(fault.Conflict, methodRecover, r.id, "the migration is not in post-copy: there is nothing to take up")
 	}
 	r.poke()
+	r.hurry()
 	return nil
 }
 

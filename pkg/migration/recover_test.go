@@ -82,6 +82,10 @@ func TestBrokenPostCopyIsLeftToPeople(t *testing.T) {
 		if took := time.Since(m.StartedAt); took < time.Hour || took > 2*time.Hour {
 			t.Errorf("it was given up after %v, want an hour", took)
 		}
+		// The pauses grow by a second to 30 s; what the hypervisor tells of each try does not cut them short.
+		if tries := w.sites["a"].host.Counts(inst.UUID).FailedMoves; tries < 100 || tries > 140 {
+			t.Errorf("it was tried %d times within the hour", tries)
+		}
 		a := w.sites["a"].living()
 		if err := a.source.Recover(w.ctx, inst.UUID, ""); fault.KindOf(err) != fault.NotFound {
 			t.Errorf("Recover of a frozen migration: %v, want not_found", err)

@@ -28,6 +28,7 @@ type run struct {
 	begun    bool          // Run has it; guarded by Source.mu
 	accepted bool          // Accept has journaled it; guarded by Source.mu
 	wake     chan struct{} // one beat of the monitor, now
+	hurried  chan struct{} // the next try of a recovery, now
 
 	limiting chan struct{} // holds a token: one change of the hypervisor's limit at a time
 	saving   chan struct{} // holds a token: one change of the record at a time, in journal order; before mu
@@ -48,7 +49,7 @@ func newRun(s *Source, rec Record) *run {
 	rec.Migration.Policy = or(rec.Migration.Policy, s.cfg.Policy)
 	r := &run{
 		s: s, id: rec.Migration.UUID, instance: rec.Migration.Instance,
-		rec: rec, resumed: rec.Phase != PhaseAccept, wake: make(chan struct{}, 1), saving: make(chan struct{}, 1),
+		rec: rec, resumed: rec.Phase != PhaseAccept, wake: make(chan struct{}, 1), hurried: make(chan struct{}, 1), saving: make(chan struct{}, 1),
 		limiting: make(chan struct{}, 1), line: restored(rec.Timeline),
 	}
 	r.rec.Timeline = nil // the journal has it, and line
@@ -68,6 +69,14 @@ func (r *run) record() Record {
 func (r *run) poke() {
 	select {
 	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// hurry ends the pause of a recovery, this one or the next.
+func (r *run) hurry() {
+	select {
+	case r.hurried <- struct{}{}:
 	default:
 	}
 }
