@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 	"github.com/compute-agent/compute-agent/pkg/virt"
@@ -70,6 +72,34 @@ func TestTimelineKeepsDecisions(t *testing.T) {
 	kept := crowd.moments()
 	if len(kept) != keepMoments || kept[keepMoments-1].AtMS != int64(3*keepMoments-1)*1000 {
 		t.Errorf("of decisions alone %d are kept, the last at %d ms", len(kept), kept[len(kept)-1].AtMS)
+	}
+}
+
+// A timeline that is taken up after a restart is thinned out as if nothing had happened.
+func TestTimelineGoesOnAfterARestart(t *testing.T) {
+	const beat = 500 * time.Millisecond
+	for _, before := range []time.Duration{0, 10 * time.Second, time.Minute, 5 * time.Minute, 2 * time.Hour, 20 * time.Hour} {
+		line := timeline{}
+		at := time.Duration(0)
+		beats := func(l *timeline, from, to time.Duration) {
+			for at = from; at < to; at += beat {
+				d := Decision{Action: ActNone}
+				if at == 20*time.Second || at == 30*time.Minute {
+					d = Decision{Action: ActSetDowntime, Downtime: time.Second}
+				}
+				l.add(look(at, 1000), &d)
+			}
+		}
+		beats(&line, 0, before)
+		again := restored(line.moments())
+		if again.every != line.every {
+			t.Errorf("after %v the moments are %v apart, when taken up %v", before, line.every, again.every)
+		}
+		beats(&line, before, before+20*time.Minute)
+		beats(&again, before, before+20*time.Minute)
+		if diff := cmp.Diff(line.moments(), again.moments()); diff != "" {
+			t.Errorf("taken up after %v it became another one:\n%s", before, diff)
+		}
 	}
 }
 
