@@ -35,8 +35,9 @@ type arrival struct {
 
 	// With the turn only:
 	slot     bool
-	failed   error // why prepare failed
-	cutShort bool  // an earlier life of the agent did not end it
+	failed   error         // why prepare failed
+	cutShort bool          // an earlier life of the agent did not end it
+	pause    time.Duration // before the last try to undo that
 	timer    *green.Thread[struct{}]
 }
 
@@ -321,7 +322,8 @@ func (a *arrival) again(ctx context.Context, err error) {
 		logkit.Phase.Of(string(a.record().Phase)), logkit.Err(err))
 	pause := a.d.cfg.RetryLimit
 	if a.cutShort { // the source waits for it, and the hypervisor has often just not been reached yet
-		pause = a.d.cfg.RetryFirst
+		a.pause = min(a.pause+a.d.cfg.RetryFirst, pause)
+		pause = a.pause
 	}
 	a.arm(pause) //nolint:contextcheck // the claim outlives the request
 }
