@@ -27,7 +27,7 @@ type arrival struct {
 	d        *Dest
 	id       string // of the migration
 	instance string
-	turn     chan struct{} // holds one token: whoever has it works on the arrival
+	turn     turn // whoever has it works on the arrival
 
 	mu     sync.Mutex
 	rec    Record
@@ -42,7 +42,7 @@ type arrival struct {
 }
 
 func newArrival(d *Dest, rec Record) *arrival {
-	return &arrival{d: d, id: rec.Migration.UUID, instance: rec.Migration.Instance, rec: rec, turn: make(chan struct{}, 1)}
+	return &arrival{d: d, id: rec.Migration.UUID, instance: rec.Migration.Instance, rec: rec, turn: newTurn()}
 }
 
 // prepareTable is what makes a host ready, and how each of it is taken back.
@@ -70,16 +70,9 @@ func (a *arrival) logged(ctx context.Context) context.Context {
 }
 
 // lock waits for the turn; unlock passes it on.
-func (a *arrival) lock(ctx context.Context) error {
-	select {
-	case a.turn <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
+func (a *arrival) lock(ctx context.Context) error { return a.turn.take(ctx) }
 
-func (a *arrival) unlock() { <-a.turn }
+func (a *arrival) unlock() { a.turn.pass() }
 
 func (a *arrival) config() Config { return a.d.cfg }
 

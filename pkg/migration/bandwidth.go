@@ -43,12 +43,10 @@ func (r *run) limit(rec *Record, postCopy bool) uint64 {
 
 // applyLimit tells the hypervisor the limit, unless it has it. One at a time.
 func (r *run) applyLimit(ctx context.Context) error {
-	select {
-	case r.limiting <- struct{}{}:
-	case <-ctx.Done():
-		return fault.Wrap(context.Cause(ctx), op, r.id)
+	if err := r.limiting.take(ctx); err != nil {
+		return fault.Wrap(err, op, r.id)
 	}
-	defer func() { <-r.limiting }()
+	defer r.limiting.pass()
 	rec := r.record()
 	r.s.budget.update(r, ownLimit(&r.s.cfg, &rec, rec.PostCopy))
 	want := r.limit(&rec, rec.PostCopy)

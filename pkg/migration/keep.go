@@ -27,12 +27,10 @@ func (m *monitor) keep(ctx context.Context, now time.Time) {
 
 // keep writes the record as it stands, once.
 func (r *run) keep(ctx context.Context) error {
-	select {
-	case r.saving <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := r.saving.take(ctx); err != nil {
+		return err
 	}
-	defer func() { <-r.saving }()
+	defer r.saving.pass()
 	rec := r.record()
 	rec.UpdatedAt = time.Now()
 	return r.s.ports.Journal.Save(ctx, r.withTimeline(rec))
