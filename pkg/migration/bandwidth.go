@@ -19,6 +19,8 @@ of that not more than its share of the host's budget:
 	another one begins   every monitor that has another share now sets it, at once
 	or ends
 	on request           journaled, then set before the answer
+	the mode changes     told again: until the guest is seen in it, nobody knows which of the two
+	                     limits of a hypervisor was set
 	post-copy            its own option: a guest that waits for its memory is not to be
 	                     slowed by what was meant for pre-copy; but a limit that somebody
 	                     asks for while the job runs, and the budget, hold there too.
@@ -94,6 +96,15 @@ func (r *run) noteLimits(l limits) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.inForce = l
+}
+
+// forgetLimits says that nobody knows what the hypervisor has: the job is in its other mode
+// now, and what was told about then may have gone to either. It waits for what is being told.
+func (r *run) forgetLimits(ctx context.Context) {
+	if r.limiting.take(ctx) == nil {
+		defer r.limiting.pass()
+	}
+	r.noteLimits(limits{unknownLimit, unknownLimit})
 }
 
 // limitsFound is what the hypervisor has of a job that went on without us: what it was begun

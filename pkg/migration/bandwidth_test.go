@@ -191,6 +191,41 @@ func TestBandwidthIsOfferedAgain(t *testing.T) {
 	})
 }
 
+// A limit that is asked for when the journal says post-copy, and the hypervisor has not begun it,
+// goes to pre-copy: it is told again when the guest is there, or has not got there.
+func TestBandwidthIsChangedBeforePostCopyBegins(t *testing.T) {
+	for name, c := range map[string]struct {
+		fault fake.Fault
+		mode  instance.MigrationMode
+	}{
+		"it begins":     {fake.Fault{Method: "StartPostCopy", Delay: 5 * time.Second}, instance.ModePostCopy},
+		"it is refused": {fake.Fault{Method: "StartPostCopy", Delay: 5 * time.Second, Err: fault.New(fault.Conflict, "", "", "no userfaultfd")}, instance.ModePaused},
+		"it is lost":    {fake.Fault{Method: "StartPostCopy", Delay: 5 * time.Second, Err: errNo}, instance.ModePaused},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, configure("a", func(cfg *migration.Config) { cfg.PostCopyBandwidthMiB = 5 }), faults("a", c.fault))
+				defer w.close()
+				inst := w.guest("a", busy)
+				f := w.migrate(inst, api.MigrateArgs{BandwidthMiB: 10, Policy: "post_copy_now"})
+				w.reach("a", migration.PhasePerform)
+				<-time.After(3 * time.Second)
+				if m := w.sites["a"].last(f.id); m.Mode != instance.ModePostCopy {
+					t.Fatalf("the journal says %s, want post-copy", m.Mode)
+				}
+				if err := w.sites["a"].living().source.SetBandwidth(w.ctx, inst.UUID, "", 500); err != nil {
+					t.Error(err)
+				}
+				m, err := f.wait(t)
+				if took := m.EndedAt.Sub(m.StartedAt); err != nil || m.Mode != c.mode || took > 30*time.Second {
+					t.Errorf("it ended as %s, %s, after %v: %v", m.Status, m.Mode, took, err)
+				}
+				w.check(inst, "b")
+			})
+		})
+	}
+}
+
 // Behind the switch there is nothing to limit.
 func TestBandwidthTooLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

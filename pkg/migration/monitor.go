@@ -40,6 +40,7 @@ type monitor struct {
 	shownAt     time.Time // when; zero: never
 
 	refused   bool      // post-copy was, once
+	across    bool      // the guest was last seen in post-copy
 	torn      bool      // post-copy is broken
 	doubted   time.Time // since when the guest runs here although post-copy was begun
 	seen      bool      // the job was seen running
@@ -294,6 +295,7 @@ func (m *monitor) postCopy(ctx context.Context) error {
 	if back := set(false, instance.ModePreCopy); back != nil {
 		return back
 	}
+	m.r.forgetLimits(ctx)
 	return err
 }
 
@@ -304,9 +306,14 @@ func (m *monitor) doubt(ctx context.Context) {
 	d, err := m.r.look(ctx)
 	switch sight := SightOf(d, err); {
 	case sight == SightLost:
+		m.across = false
 		m.tear(ctx)
 	case sight == SightPostCopy: // it goes well
 		m.doubted, m.torn, m.recovery = time.Time{}, false, recovery{}
+		if !m.across {
+			m.across = true
+			m.r.forgetLimits(ctx)
+		}
 	case sight != SightRunning:
 		m.doubted = time.Time{}
 	case m.doubted.IsZero():
@@ -318,6 +325,7 @@ func (m *monitor) doubt(ctx context.Context) {
 		if err != nil {
 			logkit.From(ctx).Warn("the mode of the migration was not journaled", logkit.Err(err))
 		}
+		m.r.forgetLimits(ctx)
 	}
 }
 
