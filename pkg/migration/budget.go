@@ -3,6 +3,7 @@ package migration
 import (
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -101,11 +102,13 @@ func (b *budget) change(do func()) {
 	}
 }
 
-// sharesOf divides the total among migrations.
+// sharesOf divides the total among migrations; what can't be divided goes to the same of them
+// each time.
 func sharesOf(total uint64, own map[*run]uint64) map[*run]uint64 {
-	runs, limits := make([]*run, 0, len(own)), make([]uint64, 0, len(own))
-	for r, limit := range own {
-		runs, limits = append(runs, r), append(limits, limit)
+	runs := slices.SortedFunc(maps.Keys(own), func(a, b *run) int { return strings.Compare(a.id, b.id) })
+	limits := make([]uint64, 0, len(own))
+	for _, r := range runs {
+		limits = append(limits, own[r])
 	}
 	shares := make(map[*run]uint64, len(runs))
 	for i, share := range Divide(total, limits) {

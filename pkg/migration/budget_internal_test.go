@@ -2,8 +2,11 @@ package migration
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // newRuns makes runs that nobody conducts.
@@ -41,6 +44,32 @@ func TestBudgetIsDividedByTheLimitOfTheMode(t *testing.T) {
 	b.leave(runs[0])
 	b.update(runs[0], 10)
 	want("alone", runs[1], 0, 1000)
+}
+
+// What is left over when the budget is divided stays where it is: nobody is given another
+// share for nothing.
+func TestSharesAreStable(t *testing.T) {
+	b := newBudget(107)
+	runs := newRuns(&Source{}, "5", "3", "1", "4", "2", "6", "8", "7", "9", "0")
+	for _, r := range runs {
+		b.join(r, 0)
+	}
+	before := maps.Clone(b.shares)
+	for range 100 {
+		b.change(func() {})
+		if diff := cmp.Diff(shown(before), shown(b.shares)); diff != "" {
+			t.Fatalf("divided again, by the same limits:\n%s", diff)
+		}
+	}
+}
+
+// shown gives shares by the migrations' names.
+func shown(shares map[*run]uint64) map[string]uint64 {
+	by := map[string]uint64{}
+	for r, share := range shares {
+		by[r.id] = share
+	}
+	return by
 }
 
 // bandwidths is a hypervisor that takes limits, and does nothing else.
