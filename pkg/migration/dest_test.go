@@ -260,11 +260,12 @@ func TestGuestThatWasStartedAnewIsSuperseded(t *testing.T) {
 		state      virt.State
 		superseded bool
 	}{
-		"it runs":   {func(*world, *agent, instance.Instance) error { return nil }, virt.Running, true},
-		"paused":    {func(_ *world, b *agent, inst instance.Instance) error { return b.driver.Pause(b.ctx, inst.UUID) }, virt.Paused, true},
-		"moving on": {func(w *world, _ *agent, inst instance.Instance) error { w.sendOn(inst, time.Minute); return nil }, "", true},
-		"off":       {func(_ *world, b *agent, inst instance.Instance) error { return b.driver.Destroy(b.ctx, inst.UUID) }, virt.Shutoff, false},
-		"crashed":   {func(_ *world, b *agent, inst instance.Instance) error { return b.host.Crash(inst.UUID) }, virt.Shutoff, false},
+		"it runs":       {func(*world, *agent, instance.Instance) error { return nil }, virt.Running, true},
+		"paused":        {func(_ *world, b *agent, inst instance.Instance) error { return b.driver.Pause(b.ctx, inst.UUID) }, virt.Paused, true},
+		"moving on":     {func(w *world, _ *agent, inst instance.Instance) error { w.sendOn(inst, time.Minute); return nil }, "", true},
+		"off":           {func(_ *world, b *agent, inst instance.Instance) error { return b.driver.Destroy(b.ctx, inst.UUID) }, virt.Shutoff, false},
+		"crashed, kept": {func(_ *world, b *agent, inst instance.Instance) error { return b.host.Panic(inst.UUID) }, virt.Crashed, false},
+		"crashed":       {func(_ *world, b *agent, inst instance.Instance) error { return b.host.Crash(inst.UUID) }, virt.Shutoff, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -182,7 +182,9 @@ func lives(res api.OwnedResult) bool {
 	}
 	d := virt.Domain{State: virt.State(res.State), Reason: virt.Reason(res.Reason)}
 	switch SightOf(d, nil) {
-	case SightRunning, SightPaused:
+	case SightRunning:
+		return d.State != virt.Crashed
+	case SightPaused:
 		return true
 	case SightOff:
 		return d.Reason == virt.ReasonShutdown || d.Reason == virt.ReasonDestroyed || d.Reason == virt.ReasonSaved
