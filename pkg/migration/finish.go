@@ -265,9 +265,6 @@ func (r *run) sourceFacts(ctx context.Context, w *worker) (running bool, f Facts
 	case w != nil && w.succeeded():
 		f.Job = JobCompleted
 	}
-	if f.Job == JobFailed && r.abortAsked() {
-		f.Job = JobCancelled
-	}
 	return false, f
 }
 
