@@ -37,9 +37,11 @@ func (r *run) keep(ctx context.Context) error {
 }
 
 // withTimeline is the record as the journal gets it. What is kept of a migration in memory
-// holds its timeline only once.
+// holds its timeline only once; so does an ended record, in its result.
 func (r *run) withTimeline(rec Record) Record {
-	rec.Timeline = r.remembered()
+	if !rec.Ended() {
+		rec.Timeline = r.remembered()
+	}
 	return rec
 }
 

@@ -354,6 +354,9 @@ func TestTimelineOutlivesTheAgent(t *testing.T) {
 		if m.Status != instance.MigrationCompleted || m.Result == nil || len(m.Result.Timeline) < 10 {
 			t.Fatalf("it ended as %s with %+v", m.Status, m.Result)
 		}
+		if again := w.record().Timeline; len(again) > 0 {
+			t.Errorf("the ended record has %d moments beside its result's", len(again))
+		}
 		line := m.Result.Timeline
 		if first, last := line[0].AtMS, line[len(line)-1].AtMS; first > 5000 || last < 200_000 {
 			t.Errorf("the timeline is from %d to %d ms, want the whole of it", first, last)
