@@ -303,7 +303,7 @@ func (d *Dest) Post(ctx context.Context, args api.PeerRefArgs) (api.OwnedResult,
 	}
 	defer a.unlock()
 	if args.Stopped {
-		a.note(func(rec *Record) { rec.PausedByUs = true })
+		a.note(func(rec *Record) { rec.PausedByUs, rec.WasPaused = true, false }) // it ran when the source stopped it
 	}
 	dom, err := a.lookAndCommit(ctx, args.SourceEnded)
 	a.again(ctx, err)

@@ -10,6 +10,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
 // abortAgain is when an abort that had no effect is repeated.
@@ -329,13 +330,20 @@ func (m *monitor) doubt(ctx context.Context) {
 	}
 }
 
-// pause stops the guest, so that what remains can only get less.
+// pause stops the guest, so that what remains can only get less. One that was paused when it
+// was to leave has nothing left to stop, unless somebody has let it go on since then: then it
+// is a guest like any other, and goes on at the end.
 func (m *monitor) pause(ctx context.Context) error {
-	set := func(on bool, mode instance.MigrationMode) error {
-		return m.r.save(ctx, func(rec *Record) { rec.PausedByUs, rec.Migration.Mode = on, mode })
-	}
 	if m.r.record().WasPaused {
-		return nil
+		if d, err := m.r.look(ctx); err != nil || d.State != virt.Running {
+			return err
+		}
+	}
+	set := func(on bool, mode instance.MigrationMode) error {
+		return m.r.save(ctx, func(rec *Record) {
+			rec.PausedByUs, rec.Migration.Mode = on, mode
+			rec.WasPaused = false
+		})
 	}
 	if err := set(true, instance.ModePaused); err != nil {
 		return err
