@@ -6,7 +6,6 @@ import (
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
 	"github.com/compute-agent/compute-agent/pkg/fault"
-	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
 // limitAgain is when a limit that the hypervisor did not take is offered again.
@@ -20,6 +19,8 @@ of that not more than its share of the host's budget:
 	another one begins   every monitor that has another share now sets it, at once
 	or ends
 	on request           journaled, then set before the answer
+	the mode changes     told again: until the guest is seen in it, nobody knows which of the two
+	                     limits of a hypervisor was set
 	post-copy            its own option: a guest that waits for its memory is not to be
 	                     slowed by what was meant for pre-copy; but a limit that somebody
 	                     asks for while the job runs, and the budget, hold there too.
@@ -44,13 +45,12 @@ func (r *run) limit(rec *Record, postCopy bool) uint64 {
 
 // applyLimit tells the hypervisor the limit, unless it has it. One at a time.
 func (r *run) applyLimit(ctx context.Context) error {
-	select {
-	case r.limiting <- struct{}{}:
-	case <-ctx.Done():
-		return fault.Wrap(context.Cause(ctx), op, r.id)
+	if err := r.limiting.take(ctx); err != nil {
+		return fault.Wrap(err, op, r.id)
 	}
-	defer func() { <-r.limiting }()
+	defer r.limiting.pass()
 	rec := r.record()
+	r.s.budget.update(r, ownLimit(&r.s.cfg, &rec, rec.PostCopy))
 	want := r.limit(&rec, rec.PostCopy)
 	if r.hasLimit(rec.PostCopy, want) {
 		return nil
@@ -91,12 +91,29 @@ func (r *run) noteLimit(postCopy bool, limit uint64) {
 // unknownLimit is none that anybody asks for.
 const unknownLimit = ^uint64(0)
 
-// firstLimits is what the hypervisor has when perform begins: what the request says. Of
-// a job that went on without us it is not known, if there was any reason to change it.
-func (r *run) firstLimits(req virt.MigrateRequest) limits {
-	if r.resumed && (r.record().Limited || r.s.budget.total > 0) {
+// noteLimits keeps what the hypervisor has of both modes.
+func (r *run) noteLimits(l limits) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.inForce = l
+}
+
+// forgetLimits says that nobody knows what the hypervisor has: the job is in its other mode
+// now, and what was told about then may have gone to either. It waits for what is being told.
+func (r *run) forgetLimits(ctx context.Context) {
+	if r.limiting.take(ctx) == nil {
+		defer r.limiting.pass()
+	}
+	r.noteLimits(limits{unknownLimit, unknownLimit})
+}
+
+// limitsFound is what the hypervisor has of a job that went on without us: what it was begun
+// with, if there was no reason to change it; else it is not known.
+func (r *run) limitsFound() limits {
+	if r.record().Limited || r.s.budget.total > 0 {
 		return limits{unknownLimit, unknownLimit}
 	}
+	req := r.request()
 	return limits{req.BandwidthMiB, req.PostCopyMiB}
 }
 
@@ -107,6 +124,7 @@ func (r *run) limited() bool {
 	postCopy := r.rec.PostCopy
 	own, has := ownLimit(&r.s.cfg, &r.rec, postCopy), *r.inForce.of(postCopy)
 	r.mu.Unlock()
+	r.s.budget.update(r, own)
 	return r.s.budget.of(r, own) == has
 }
 
@@ -139,7 +157,6 @@ func (r *run) setBandwidth(ctx context.Context, mib uint64) error {
 	if r.record().Phase != PhasePerform {
 		return nil // it begins with it
 	}
-	r.s.budget.update(r, mib)
 	err = r.applyLimit(ctx)
 	if fault.KindOf(err) == fault.Conflict { // the job is about to begin, or has just ended: the monitor sees to it
 		return nil

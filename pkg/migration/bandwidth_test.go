@@ -100,6 +100,33 @@ func TestBudgetIsDivided(t *testing.T) {
 	})
 }
 
+// In post-copy the budget is divided by what each may use there: what was asked for
+// pre-copy holds nobody back, and post-copy's own limit holds beside a budget too.
+func TestBudgetInPostCopy(t *testing.T) {
+	for name, c := range map[string]struct {
+		preCopy, postCopy uint64
+		least, most       time.Duration
+	}{
+		"no limit in post-copy":    {preCopy: 100, most: 4 * time.Second},
+		"a limit in post-copy":     {postCopy: 50, least: 8 * time.Second, most: 20 * time.Second},
+		"a higher one in pre-copy": {preCopy: 500, postCopy: 50, least: 8 * time.Second, most: 25 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, configure("a", func(cfg *migration.Config) { cfg.BudgetMiB, cfg.PostCopyBandwidthMiB = 1000, c.postCopy }))
+				defer w.close()
+				inst := w.guest("a", busy)
+				m, err := w.migrate(inst, api.MigrateArgs{BandwidthMiB: c.preCopy, Policy: "post_copy_now"}).wait(t)
+				took := m.EndedAt.Sub(m.StartedAt)
+				if err != nil || m.Mode != instance.ModePostCopy || took < c.least || took > c.most {
+					t.Errorf("it ended as %s, %s, after %v: %v; want from %v to %v", m.Status, m.Mode, took, err, c.least, c.most)
+				}
+				w.check(inst, "b")
+			})
+		})
+	}
+}
+
 // A limit that is changed while memory moves holds at once, whatever happens to the
 // agent; in the queue it holds from the beginning; behind the switch it is too late.
 func TestBandwidthIsChangedOnRequest(t *testing.T) {
@@ -162,6 +189,41 @@ func TestBandwidthIsOfferedAgain(t *testing.T) {
 		}
 		w.check(inst, "b")
 	})
+}
+
+// A limit that is asked for when the journal says post-copy, and the hypervisor has not begun it,
+// goes to pre-copy: it is told again when the guest is there, or has not got there.
+func TestBandwidthIsChangedBeforePostCopyBegins(t *testing.T) {
+	for name, c := range map[string]struct {
+		fault fake.Fault
+		mode  instance.MigrationMode
+	}{
+		"it begins":     {fake.Fault{Method: "StartPostCopy", Delay: 5 * time.Second}, instance.ModePostCopy},
+		"it is refused": {fake.Fault{Method: "StartPostCopy", Delay: 5 * time.Second, Err: fault.New(fault.Conflict, "", "", "no userfaultfd")}, instance.ModePaused},
+		"it is lost":    {fake.Fault{Method: "StartPostCopy", Delay: 5 * time.Second, Err: errNo}, instance.ModePaused},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, configure("a", func(cfg *migration.Config) { cfg.PostCopyBandwidthMiB = 5 }), faults("a", c.fault))
+				defer w.close()
+				inst := w.guest("a", busy)
+				f := w.migrate(inst, api.MigrateArgs{BandwidthMiB: 10, Policy: "post_copy_now"})
+				w.reach("a", migration.PhasePerform)
+				<-time.After(3 * time.Second)
+				if m := w.sites["a"].last(f.id); m.Mode != instance.ModePostCopy {
+					t.Fatalf("the journal says %s, want post-copy", m.Mode)
+				}
+				if err := w.sites["a"].living().source.SetBandwidth(w.ctx, inst.UUID, "", 500); err != nil {
+					t.Error(err)
+				}
+				m, err := f.wait(t)
+				if took := m.EndedAt.Sub(m.StartedAt); err != nil || m.Mode != c.mode || took > 30*time.Second {
+					t.Errorf("it ended as %s, %s, after %v: %v", m.Status, m.Mode, took, err)
+				}
+				w.check(inst, "b")
+			})
+		})
+	}
 }
 
 // Behind the switch there is nothing to limit.

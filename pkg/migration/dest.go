@@ -308,15 +308,15 @@ func (d *Dest) Post(ctx context.Context, args api.PeerRefArgs) (api.OwnedResult,
 	}
 	defer a.unlock()
 	if args.Stopped {
-		a.note(func(rec *Record) { rec.PausedByUs = true })
+		a.note(func(rec *Record) { rec.PausedByUs, rec.WasPaused = true, false }) // it ran when the source stopped it
 	}
 	dom, err := a.lookAndCommit(ctx, args.SourceEnded)
 	a.again(ctx, err)
 	if err != nil && !a.record().Committed {
 		return api.OwnedResult{}, fault.Wrap(err, method, a.id)
 	}
-	dom = a.since(ctx, dom)
-	res := api.OwnedResult{Owned: a.record().Committed, State: string(dom.State), Reason: string(dom.Reason)}
+	dom, anew := a.since(ctx, dom)
+	res := api.OwnedResult{Owned: a.record().Committed, State: string(dom.State), Reason: string(dom.Reason), Superseded: anew}
 	if res.Owned {
 		if j, err := d.ports.Hypervisor.CompletedJob(ctx, a.instance); err == nil {
 			res.DowntimeMS = j.Downtime.Milliseconds()

@@ -63,9 +63,17 @@ func (r *run) post(ctx context.Context, ended bool) (api.OwnedResult, error) {
 // noteDowntime keeps what the destination measured, for a source whose own
 // statistics went with the domain.
 func (r *run) noteDowntime(res api.OwnedResult) {
-	if res.DowntimeMS > 0 {
-		r.note(func(rec *Record) { rec.Migration.Result = &instance.Result{DowntimeMS: res.DowntimeMS} })
+	if res.DowntimeMS == 0 {
+		return
 	}
+	r.note(func(rec *Record) {
+		var known instance.Result
+		if rec.Migration.Result != nil {
+			known = *rec.Migration.Result
+		}
+		known.DowntimeMS = res.DowntimeMS
+		rec.Migration.Result = &known
+	})
 }
 
 // clean removes what stayed behind, now that the destination owns the guest. A copy
@@ -174,7 +182,9 @@ func lives(res api.OwnedResult) bool {
 	}
 	d := virt.Domain{State: virt.State(res.State), Reason: virt.Reason(res.Reason)}
 	switch SightOf(d, nil) {
-	case SightRunning, SightPaused:
+	case SightRunning:
+		return d.State != virt.Crashed
+	case SightPaused:
 		return true
 	case SightOff:
 		return d.Reason == virt.ReasonShutdown || d.Reason == virt.ReasonDestroyed || d.Reason == virt.ReasonSaved
@@ -255,9 +265,6 @@ func (r *run) sourceFacts(ctx context.Context, w *worker) (running bool, f Facts
 	case w != nil && w.succeeded():
 		f.Job = JobCompleted
 	}
-	if f.Job == JobFailed && r.abortAsked() {
-		f.Job = JobCancelled
-	}
 	return false, f
 }
 
@@ -277,8 +284,7 @@ func (r *run) destFacts(ctx context.Context, f Facts) (Facts, error) {
 	if err != nil {
 		return f, err
 	}
-	f.Owned = res.Owned
-	f.Dest = SightOf(virt.Domain{State: virt.State(res.State), Reason: virt.Reason(res.Reason)}, nil)
+	f.Owned, f.Superseded, f.Dest = res.Owned, res.Owned && res.Superseded, sightIn(res)
 	return f, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
 // abortAgain is when an abort that had no effect is repeated.
@@ -28,10 +29,11 @@ Whether the guest arrived is not its business: settle asks for the facts.
 */
 type monitor struct {
 	r      *run
-	worker *worker // nil: re-adopted, the job is the hypervisor's alone
+	worker *worker // nil: the job is the hypervisor's alone
 	policy Policy
 	begun  time.Time
 	clock  time.Duration // of the job, when the monitor began: what passed before a restart
+	adopts bool          // the job of an earlier run of the agent: its clock is read at the first look
 
 	snap        Snapshot // of the last look
 	canPostCopy bool
@@ -39,6 +41,7 @@ type monitor struct {
 	shownAt     time.Time // when; zero: never
 
 	refused   bool      // post-copy was, once
+	across    bool      // the guest was last seen in post-copy
 	torn      bool      // post-copy is broken
 	doubted   time.Time // since when the guest runs here although post-copy was begun
 	seen      bool      // the job was seen running
@@ -52,7 +55,7 @@ type monitor struct {
 
 func (r *run) newMonitor(w *worker) *monitor {
 	now := time.Now()
-	return &monitor{r: r, worker: w, policy: r.policy(), begun: now, quiet: now, keptAt: now, canPostCopy: r.canPostCopy()}
+	return &monitor{r: r, worker: w, adopts: w == nil, policy: r.policy(), begun: now, quiet: now, keptAt: now, canPostCopy: r.canPostCopy()}
 }
 
 // policy is what this migration decides by: the request's words before the host's.
@@ -153,8 +156,8 @@ func (m *monitor) over() bool {
 // observe publishes a running job's progress and does what its policy wants.
 func (m *monitor) observe(ctx context.Context, now time.Time) {
 	s := &m.snap
-	if m.clock == 0 && m.worker == nil { // re-adopted: the job's clock went on
-		m.clock = s.Job.Elapsed
+	if m.adopts {
+		m.adopts, m.clock = false, max(0, s.Job.Elapsed-now.Sub(m.begun))
 	}
 	s.Elapsed = now.Sub(m.begun) + m.clock
 	s.Track = s.Track.observe(&s.Job, s.Elapsed, m.policy.Adaptive.StallMargin)
@@ -293,6 +296,7 @@ func (m *monitor) postCopy(ctx context.Context) error {
 	if back := set(false, instance.ModePreCopy); back != nil {
 		return back
 	}
+	m.r.forgetLimits(ctx)
 	return err
 }
 
@@ -303,9 +307,14 @@ func (m *monitor) doubt(ctx context.Context) {
 	d, err := m.r.look(ctx)
 	switch sight := SightOf(d, err); {
 	case sight == SightLost:
+		m.across = false
 		m.tear(ctx)
 	case sight == SightPostCopy: // it goes well
 		m.doubted, m.torn, m.recovery = time.Time{}, false, recovery{}
+		if !m.across {
+			m.across = true
+			m.r.forgetLimits(ctx)
+		}
 	case sight != SightRunning:
 		m.doubted = time.Time{}
 	case m.doubted.IsZero():
@@ -317,16 +326,24 @@ func (m *monitor) doubt(ctx context.Context) {
 		if err != nil {
 			logkit.From(ctx).Warn("the mode of the migration was not journaled", logkit.Err(err))
 		}
+		m.r.forgetLimits(ctx)
 	}
 }
 
-// pause stops the guest, so that what remains can only get less.
+// pause stops the guest, so that what remains can only get less. One that was paused when it
+// was to leave has nothing left to stop, unless somebody has let it go on since then: then it
+// is a guest like any other, and goes on at the end.
 func (m *monitor) pause(ctx context.Context) error {
-	set := func(on bool, mode instance.MigrationMode) error {
-		return m.r.save(ctx, func(rec *Record) { rec.PausedByUs, rec.Migration.Mode = on, mode })
-	}
 	if m.r.record().WasPaused {
-		return nil
+		if d, err := m.r.look(ctx); err != nil || d.State != virt.Running {
+			return err
+		}
+	}
+	set := func(on bool, mode instance.MigrationMode) error {
+		return m.r.save(ctx, func(rec *Record) {
+			rec.PausedByUs, rec.Migration.Mode = on, mode
+			rec.WasPaused = false
+		})
 	}
 	if err := set(true, instance.ModePaused); err != nil {
 		return err

@@ -66,7 +66,7 @@ type Record struct {
 	Cached     []string              `json:"cached,omitempty"` // those that only this host may read, because it caches them
 
 	CPU            string  `json:"cpu,omitempty"`             // source: as its hypervisor describes it
-	WasPaused      bool    `json:"was_paused,omitempty"`      // the guest was paused by its user when it left
+	WasPaused      bool    `json:"was_paused,omitempty"`      // the guest was paused by its user when it left, and nobody let it go on
 	Limited        bool    `json:"limited,omitempty"`         // source: Args.BandwidthMiB was set on request while it was under way
 	AbortRequested bool    `json:"abort_requested,omitempty"` // source
 	AbortReason    string  `json:"abort_reason,omitempty"`    // source: who or what asked

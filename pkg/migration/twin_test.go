@@ -149,7 +149,8 @@ func TestTwinOfAGuestThatDidSomethingSince(t *testing.T) {
 		"it was started anew": {func(w *world, d *fake.Driver, id string) error {
 			return errors.Join(d.Destroy(w.ctx, id), d.Define(w.ctx, virt.Definition{Spec: spec(), Generation: 2}), d.Start(w.ctx, id))
 		}, instance.MigrationCompleted},
-		"it crashed": {func(w *world, _ *fake.Driver, id string) error { return w.sites["b"].host.Crash(id) }, instance.MigrationError},
+		"it crashed":             {func(w *world, _ *fake.Driver, id string) error { return w.sites["b"].host.Crash(id) }, instance.MigrationError},
+		"it crashed and is kept": {func(w *world, _ *fake.Driver, id string) error { return w.sites["b"].host.Panic(id) }, instance.MigrationError},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

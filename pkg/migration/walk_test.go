@@ -369,3 +369,50 @@ func golden(t *testing.T, name string, talk []string) {
 		t.Errorf("the conversation changed (-want +got):\n%s", diff)
 	}
 }
+
+// A guest that was paused when it was to leave, and that somebody lets go on meanwhile, is
+// stopped like any other where nothing else ends its migration; then it goes on, here or there.
+func TestPausedGuestThatIsLetGoOnMeanwhile(t *testing.T) {
+	for name, c := range map[string]struct {
+		args   api.MigrateArgs
+		option option
+		during func(*world, instance.Instance)
+		want   instance.MigrationStatus
+		on     string
+	}{
+		"pause_now":          {args: api.MigrateArgs{BandwidthMiB: 100, Policy: "pause_now"}, want: instance.MigrationCompleted, on: "b"},
+		"force-complete":     {args: slow, during: forced(""), want: instance.MigrationCompleted, on: "b"},
+		"the stream breaks":  {args: api.MigrateArgs{BandwidthMiB: 100, Policy: "pause_now"}, option: faults("a", fake.Fault{Method: fake.PointPreCopy, Err: errNo}), want: instance.MigrationFailed, on: "a"},
+		"nobody stops it":    {args: slow, want: instance.MigrationCancelled, on: "a"},
+		"agents restart too": {args: api.MigrateArgs{BandwidthMiB: 100, Policy: "pause_now"}, during: restarted("b", migration.PhasePerform, time.Minute), want: instance.MigrationCompleted, on: "b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var opts []option
+				if c.option != nil {
+					opts = append(opts, c.option)
+				}
+				w := newWorld(t, opts...)
+				defer w.close()
+				inst := w.guest("a", busy)
+				driver := w.sites["a"].living().driver
+				if err := driver.Pause(w.ctx, inst.UUID); err != nil {
+					t.Fatal(err)
+				}
+				f := w.migrate(inst, c.args)
+				w.reach("a", migration.PhasePerform)
+				<-time.After(20 * time.Millisecond)
+				if err := driver.Unpause(w.ctx, inst.UUID); err != nil {
+					t.Fatal(err)
+				}
+				if c.during != nil {
+					c.during(w, inst)
+				}
+				if m, err := f.wait(t); m.Status != c.want {
+					t.Errorf("it ended as %s: %v; want %s", m.Status, err, c.want)
+				}
+				w.check(inst, c.on)
+			})
+		})
+	}
+}

@@ -144,6 +144,15 @@ func (h *Host) Crash(id string) error {
 	})
 }
 
+// Panic is the crash of a guest's kernel where its process is kept: it stands still.
+func (h *Host) Panic(id string) error {
+	return h.guest("panic", id, func(d *domain) {
+		d.brain.freeze(time.Now())
+		d.state, d.reason = virt.Crashed, virt.ReasonUnknown
+		h.tellLocked(virt.EventCrashed, id, virt.ReasonUnknown)
+	})
+}
+
 // KillQEMU is the death of the process of a domain, whatever it does at that moment:
 // run, stand still, arrive or leave.
 func (h *Host) KillQEMU(id string) error {

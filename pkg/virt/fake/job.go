@@ -116,11 +116,16 @@ func (d *Driver) SetMaxDowntime(ctx context.Context, id string, limit time.Durat
 // SetBandwidth changes the limit, in MiB/s.
 func (d *Driver) SetBandwidth(ctx context.Context, id string, limit uint64) error {
 	return d.steer(ctx, "SetBandwidth", id, func(m *migration) error {
-		if m.stage == stagePostCopy {
+		switch m.stage {
+		case stagePostCopy:
 			m.haltLocked(time.Now())
 			m.req.PostCopyMiB = limit
 			m.rushLocked(time.Now())
 			return nil
+		case stageToPostCopy, stageMending: // it counts when memory moves
+			m.req.PostCopyMiB = limit
+			return nil
+		case stageSetup, stageDisks, stagePreCopy, stageSwitching, stageFinishing, stageOver:
 		}
 		m.settleLocked(time.Now())
 		m.req.BandwidthMiB = limit

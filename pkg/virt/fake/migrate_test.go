@@ -482,3 +482,23 @@ func TestDeathInPostCopyKeepsNoPlace(t *testing.T) {
 		}
 	})
 }
+
+// A limit that is set between the two modes, while the CPUs' state is on its way, is post-copy's.
+func TestLimitOnTheWayToPostCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, busy())
+		call := p.migrate(t, func(r *virt.MigrateRequest) { r.PostCopy, r.BandwidthMiB, r.PostCopyMiB = true, 16, 1 })
+		sleep(t, time.Second)
+		if err := errors.Join(p.source.StartPostCopy(t.Context(), p.spec.UUID), p.source.SetBandwidth(t.Context(), p.spec.UUID, 1000)); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if _, err := call.Wait(t.Context()); err != nil {
+			t.Errorf("Migrate: %v", err)
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("post-copy took %v, as by the limit of before", took)
+		}
+		p.wantWhole(t)
+	})
+}
