@@ -182,7 +182,7 @@ func (a *Agent) postIncoming(ctx context.Context, args any) (any, error) {
 	if err == nil && owned.Owned { // the source takes its entry away when it hears this: ours is to stand then
 		a.showNow(ctx, rpc.Instances, v.Instance)
 		inst, known := a.ledger.instance(v.Instance)
-		owned.Superseded = !known || inst.Generation > v.Generation
+		owned.Superseded = owned.Superseded || !known || inst.Generation > v.Generation
 	}
 	return owned, err
 }

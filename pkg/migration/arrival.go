@@ -27,7 +27,7 @@ type arrival struct {
 	d        *Dest
 	id       string // of the migration
 	instance string
-	turn     chan struct{} // holds one token: whoever has it works on the arrival
+	turn     turn // whoever has it works on the arrival
 
 	mu     sync.Mutex
 	rec    Record
@@ -35,13 +35,14 @@ type arrival struct {
 
 	// With the turn only:
 	slot     bool
-	failed   error // why prepare failed
-	cutShort bool  // an earlier life of the agent did not end it
+	failed   error         // why prepare failed
+	cutShort bool          // an earlier life of the agent did not end it
+	pause    time.Duration // before the last try to undo that
 	timer    *green.Thread[struct{}]
 }
 
 func newArrival(d *Dest, rec Record) *arrival {
-	return &arrival{d: d, id: rec.Migration.UUID, instance: rec.Migration.Instance, rec: rec, turn: make(chan struct{}, 1)}
+	return &arrival{d: d, id: rec.Migration.UUID, instance: rec.Migration.Instance, rec: rec, turn: newTurn()}
 }
 
 // prepareTable is what makes a host ready, and how each of it is taken back.
@@ -69,16 +70,9 @@ func (a *arrival) logged(ctx context.Context) context.Context {
 }
 
 // lock waits for the turn; unlock passes it on.
-func (a *arrival) lock(ctx context.Context) error {
-	select {
-	case a.turn <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
+func (a *arrival) lock(ctx context.Context) error { return a.turn.take(ctx) }
 
-func (a *arrival) unlock() { <-a.turn }
+func (a *arrival) unlock() { a.turn.pass() }
 
 func (a *arrival) config() Config { return a.d.cfg }
 
@@ -244,8 +238,12 @@ func (a *arrival) reached() Phase {
 	return PhaseAwait
 }
 
+// unseen is a guest for which the hypervisor could not be asked: no word on it, where the zero
+// Domain says that there is none.
+func unseen() virt.Domain { return virt.Domain{State: virt.NoState} }
+
 // look asks the hypervisor for the guest of this migration. None, or one that another
-// migration brought, is the zero Domain.
+// migration brought, is the zero Domain; with an error it is unseen.
 func (a *arrival) look(ctx context.Context) (virt.Domain, error) {
 	ctx, cancel := within(ctx, a.d.cfg.HypervisorWait, "the hypervisor's answer")
 	defer cancel()
@@ -254,7 +252,7 @@ func (a *arrival) look(ctx context.Context) (virt.Domain, error) {
 	case fault.KindOf(err) == fault.NotFound:
 		return virt.Domain{}, nil
 	case err != nil:
-		return virt.Domain{}, causeOf(ctx, err)
+		return unseen(), causeOf(ctx, err)
 	case dom.Migration != a.id:
 		return virt.Domain{}, nil
 	}
@@ -262,23 +260,34 @@ func (a *arrival) look(ctx context.Context) (virt.Domain, error) {
 }
 
 // since looks at what became of a guest that is owned here and is not the domain any more
-// that this migration brought: it was started anew. A later migration's is not told of.
-func (a *arrival) since(ctx context.Context, brought virt.Domain) virt.Domain {
+// that this migration brought: it was started anew. A later migration's is not told of. anew:
+// it lives, here or by now elsewhere, and nothing of what was brought is wanted. Of one that
+// is off that is not said: it may have crashed.
+func (a *arrival) since(ctx context.Context, brought virt.Domain) (dom virt.Domain, anew bool) {
 	if !a.record().Committed || brought.State != "" {
-		return brought
+		return brought, false
 	}
 	ctx, cancel := within(ctx, a.d.cfg.HypervisorWait, "the hypervisor's answer")
 	defer cancel()
 	dom, err := a.d.ports.Hypervisor.Lookup(ctx, a.instance)
+	if err != nil && fault.KindOf(err) != fault.NotFound {
+		return unseen(), false
+	}
 	if err != nil || dom.Generation != a.record().Migration.Generation {
-		return virt.Domain{}
+		return virt.Domain{}, false
 	}
 	switch SightOf(dom, nil) {
-	case SightRunning, SightPaused, SightOff:
-		return dom
-	case SightUnknown, SightAbsent, SightLeft, SightMoving, SightPostCopy, SightLost:
+	case SightRunning:
+		return dom, dom.State != virt.Crashed
+	case SightPaused:
+		return dom, true
+	case SightOff:
+		return dom, false
+	case SightLeft, SightMoving, SightPostCopy, SightLost: // of a later migration's way, which says nothing of this one
+		return virt.Domain{}, true
+	case SightUnknown, SightAbsent:
 	}
-	return virt.Domain{}
+	return unseen(), false
 }
 
 // heard acts on an event. RESUMED is the fact itself: asking again would lengthen the
@@ -306,7 +315,8 @@ func (a *arrival) again(ctx context.Context, err error) {
 		logkit.Phase.Of(string(a.record().Phase)), logkit.Err(err))
 	pause := a.d.cfg.RetryLimit
 	if a.cutShort { // the source waits for it, and the hypervisor has often just not been reached yet
-		pause = a.d.cfg.RetryFirst
+		a.pause = min(a.pause+a.d.cfg.RetryFirst, pause)
+		pause = a.pause
 	}
 	a.arm(pause) //nolint:contextcheck // the claim outlives the request
 }

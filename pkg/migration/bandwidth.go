@@ -6,7 +6,6 @@ import (
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
 	"github.com/compute-agent/compute-agent/pkg/fault"
-	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
 // limitAgain is when a limit that the hypervisor did not take is offered again.
@@ -44,13 +43,12 @@ func (r *run) limit(rec *Record, postCopy bool) uint64 {
 
 // applyLimit tells the hypervisor the limit, unless it has it. One at a time.
 func (r *run) applyLimit(ctx context.Context) error {
-	select {
-	case r.limiting <- struct{}{}:
-	case <-ctx.Done():
-		return fault.Wrap(context.Cause(ctx), op, r.id)
+	if err := r.limiting.take(ctx); err != nil {
+		return fault.Wrap(err, op, r.id)
 	}
-	defer func() { <-r.limiting }()
+	defer r.limiting.pass()
 	rec := r.record()
+	r.s.budget.update(r, ownLimit(&r.s.cfg, &rec, rec.PostCopy))
 	want := r.limit(&rec, rec.PostCopy)
 	if r.hasLimit(rec.PostCopy, want) {
 		return nil
@@ -91,12 +89,20 @@ func (r *run) noteLimit(postCopy bool, limit uint64) {
 // unknownLimit is none that anybody asks for.
 const unknownLimit = ^uint64(0)
 
-// firstLimits is what the hypervisor has when perform begins: what the request says. Of
-// a job that went on without us it is not known, if there was any reason to change it.
-func (r *run) firstLimits(req virt.MigrateRequest) limits {
-	if r.resumed && (r.record().Limited || r.s.budget.total > 0) {
+// noteLimits keeps what the hypervisor has of both modes.
+func (r *run) noteLimits(l limits) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.inForce = l
+}
+
+// limitsFound is what the hypervisor has of a job that went on without us: what it was begun
+// with, if there was no reason to change it; else it is not known.
+func (r *run) limitsFound() limits {
+	if r.record().Limited || r.s.budget.total > 0 {
 		return limits{unknownLimit, unknownLimit}
 	}
+	req := r.request()
 	return limits{req.BandwidthMiB, req.PostCopyMiB}
 }
 
@@ -107,6 +113,7 @@ func (r *run) limited() bool {
 	postCopy := r.rec.PostCopy
 	own, has := ownLimit(&r.s.cfg, &r.rec, postCopy), *r.inForce.of(postCopy)
 	r.mu.Unlock()
+	r.s.budget.update(r, own)
 	return r.s.budget.of(r, own) == has
 }
 
@@ -139,7 +146,6 @@ func (r *run) setBandwidth(ctx context.Context, mib uint64) error {
 	if r.record().Phase != PhasePerform {
 		return nil // it begins with it
 	}
-	r.s.budget.update(r, mib)
 	err = r.applyLimit(ctx)
 	if fault.KindOf(err) == fault.Conflict { // the job is about to begin, or has just ended: the monitor sees to it
 		return nil

@@ -100,6 +100,33 @@ func TestBudgetIsDivided(t *testing.T) {
 	})
 }
 
+// In post-copy the budget is divided by what each may use there: what was asked for
+// pre-copy holds nobody back, and post-copy's own limit holds beside a budget too.
+func TestBudgetInPostCopy(t *testing.T) {
+	for name, c := range map[string]struct {
+		preCopy, postCopy uint64
+		least, most       time.Duration
+	}{
+		"no limit in post-copy":    {preCopy: 100, most: 4 * time.Second},
+		"a limit in post-copy":     {postCopy: 50, least: 8 * time.Second, most: 20 * time.Second},
+		"a higher one in pre-copy": {preCopy: 500, postCopy: 50, least: 8 * time.Second, most: 25 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, configure("a", func(cfg *migration.Config) { cfg.BudgetMiB, cfg.PostCopyBandwidthMiB = 1000, c.postCopy }))
+				defer w.close()
+				inst := w.guest("a", busy)
+				m, err := w.migrate(inst, api.MigrateArgs{BandwidthMiB: c.preCopy, Policy: "post_copy_now"}).wait(t)
+				took := m.EndedAt.Sub(m.StartedAt)
+				if err != nil || m.Mode != instance.ModePostCopy || took < c.least || took > c.most {
+					t.Errorf("it ended as %s, %s, after %v: %v; want from %v to %v", m.Status, m.Mode, took, err, c.least, c.most)
+				}
+				w.check(inst, "b")
+			})
+		})
+	}
+}
+
 // A limit that is changed while memory moves holds at once, whatever happens to the
 // agent; in the queue it holds from the beginning; behind the switch it is too late.
 func TestBandwidthIsChangedOnRequest(t *testing.T) {

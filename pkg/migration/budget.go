@@ -1,6 +1,7 @@
 package migration
 
 import (
+	"maps"
 	"slices"
 	"sync"
 )
@@ -57,13 +58,25 @@ func (b *budget) join(r *run, limit uint64) {
 	b.change(func() { b.limits[r] = limit })
 }
 
-// update changes the own limit of a migration that is counted in.
+// update changes the own limit of a migration that is counted in, if it is another one now:
+// somebody asked for it, or the job is in its other mode.
 func (b *budget) update(r *run, limit uint64) {
+	if b.total == 0 || b.agrees(r, limit) {
+		return
+	}
 	b.change(func() {
 		if _, in := b.limits[r]; in {
 			b.limits[r] = limit
 		}
 	})
+}
+
+// agrees reports whether nothing has to be divided anew for that limit.
+func (b *budget) agrees(r *run, limit uint64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	had, in := b.limits[r]
+	return !in || had == limit
 }
 
 // leave counts a migration out.
@@ -79,29 +92,40 @@ func (b *budget) change(do func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	do()
-	runs, limits := make([]*run, 0, len(b.limits)), make([]uint64, 0, len(b.limits))
-	for r, limit := range b.limits {
-		runs, limits = append(runs, r), append(limits, limit)
-	}
 	before := b.shares
-	b.shares = make(map[*run]uint64, len(runs))
-	for i, share := range Divide(b.total, limits) {
-		b.shares[runs[i]] = share
-		if before[runs[i]] != share {
-			runs[i].poke()
+	b.shares = sharesOf(b.total, b.limits)
+	for r, share := range b.shares {
+		if before[r] != share {
+			r.poke()
 		}
 	}
 }
 
-// of gives a migration's share; its own limit where nothing is divided.
+// sharesOf divides the total among migrations.
+func sharesOf(total uint64, own map[*run]uint64) map[*run]uint64 {
+	runs, limits := make([]*run, 0, len(own)), make([]uint64, 0, len(own))
+	for r, limit := range own {
+		runs, limits = append(runs, r), append(limits, limit)
+	}
+	shares := make(map[*run]uint64, len(runs))
+	for i, share := range Divide(total, limits) {
+		shares[runs[i]] = share
+	}
+	return shares
+}
+
+// of gives a migration's share: the one it has, or the one it would have with another limit
+// of its own. Where nothing is divided that limit is all.
 func (b *budget) of(r *run, limit uint64) uint64 {
 	if b.total == 0 {
 		return limit
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if share, ok := b.shares[r]; ok {
-		return share
+	if had, in := b.limits[r]; in && had == limit {
+		return b.shares[r]
 	}
-	return Divide(b.total, []uint64{limit})[0]
+	own := maps.Clone(b.limits)
+	own[r] = limit
+	return sharesOf(b.total, own)[r]
 }

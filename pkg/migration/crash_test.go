@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -228,4 +229,37 @@ func TestDestinationDiesWhilePreparing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An undoing that can't be done is tried again less and less often, and done when it can be.
+func TestUndoingIsTriedLessAndLessOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		var once sync.Once
+		var tries atomic.Int32
+		w.setHook(func(p string) error {
+			switch p {
+			case "b ready":
+				once.Do(func() {
+					w.sites["b"].crash()
+					w.sites["b"].host.Faults().Add(fake.Fault{Method: "CancelIncoming", Err: errNo})
+					w.sites["b"].start()
+				})
+			case "b save undo ready", "b save undo plug":
+				tries.Add(1)
+			}
+			return nil
+		})
+		inst := w.guest("a")
+		w.migrate(inst, api.MigrateArgs{})
+		<-time.After(time.Hour)
+		if n := tries.Load(); n < 60 || n > 150 {
+			t.Errorf("within an hour it was tried %d times", n)
+		}
+		w.sites["b"].host.Faults().Clear()
+		<-time.After(time.Minute)
+		w.setHook(nil)
+		w.check(inst, "a")
+	})
 }

@@ -310,8 +310,8 @@ func (d *Dest) Post(ctx context.Context, args api.PeerRefArgs) (api.OwnedResult,
 	if err != nil && !a.record().Committed {
 		return api.OwnedResult{}, fault.Wrap(err, method, a.id)
 	}
-	dom = a.since(ctx, dom)
-	res := api.OwnedResult{Owned: a.record().Committed, State: string(dom.State), Reason: string(dom.Reason)}
+	dom, anew := a.since(ctx, dom)
+	res := api.OwnedResult{Owned: a.record().Committed, State: string(dom.State), Reason: string(dom.Reason), Superseded: anew}
 	if res.Owned {
 		if j, err := d.ports.Hypervisor.CompletedJob(ctx, a.instance); err == nil {
 			res.DowntimeMS = j.Downtime.Milliseconds()

@@ -250,3 +250,45 @@ func TestThereAndBack(t *testing.T) {
 		w.check(inst, "a")
 	})
 }
+
+// A guest that was started anew where it is owned has superseded what the migration brought,
+// however it stands since then; but not when it crashed, for a copy elsewhere is the better one
+// then.
+func TestGuestThatWasStartedAnewIsSuperseded(t *testing.T) {
+	for name, c := range map[string]struct {
+		do         func(w *world, b *agent, inst instance.Instance) error
+		state      virt.State
+		superseded bool
+	}{
+		"it runs":   {func(*world, *agent, instance.Instance) error { return nil }, virt.Running, true},
+		"paused":    {func(_ *world, b *agent, inst instance.Instance) error { return b.driver.Pause(b.ctx, inst.UUID) }, virt.Paused, true},
+		"moving on": {func(w *world, _ *agent, inst instance.Instance) error { w.sendOn(inst, time.Minute); return nil }, "", true},
+		"off":       {func(_ *world, b *agent, inst instance.Instance) error { return b.driver.Destroy(b.ctx, inst.UUID) }, virt.Shutoff, false},
+		"crashed":   {func(_ *world, b *agent, inst instance.Instance) error { return b.host.Crash(inst.UUID) }, virt.Shutoff, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				defer w.close()
+				inst := w.guest("a")
+				if m, err := w.migrate(inst, api.MigrateArgs{}).wait(t); err != nil {
+					t.Fatalf("it ended as %s: %v", m.Status, err)
+				}
+				b := w.sites["b"].living()
+				ref := api.PeerRefArgs{Migration: migrationID, Generation: 2, Instance: inst.UUID}
+				if res, err := b.dest.Post(b.ctx, ref); err != nil || !res.Owned || res.Superseded {
+					t.Errorf("as it came: %+v, %v", res, err)
+				}
+				b.startAnew(inst, 2)
+				if err := c.do(w, b, inst); err != nil {
+					t.Fatal(err)
+				}
+				res, err := b.dest.Post(b.ctx, ref)
+				if err != nil || !res.Owned || virt.State(res.State) != c.state || res.Superseded != c.superseded {
+					t.Errorf("Post = %+v, %v; want state %q, superseded %t", res, err, c.state, c.superseded)
+				}
+				<-time.After(time.Minute)
+			})
+		})
+	}
+}

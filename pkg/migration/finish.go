@@ -63,9 +63,17 @@ func (r *run) post(ctx context.Context, ended bool) (api.OwnedResult, error) {
 // noteDowntime keeps what the destination measured, for a source whose own
 // statistics went with the domain.
 func (r *run) noteDowntime(res api.OwnedResult) {
-	if res.DowntimeMS > 0 {
-		r.note(func(rec *Record) { rec.Migration.Result = &instance.Result{DowntimeMS: res.DowntimeMS} })
+	if res.DowntimeMS == 0 {
+		return
 	}
+	r.note(func(rec *Record) {
+		var known instance.Result
+		if rec.Migration.Result != nil {
+			known = *rec.Migration.Result
+		}
+		known.DowntimeMS = res.DowntimeMS
+		rec.Migration.Result = &known
+	})
 }
 
 // clean removes what stayed behind, now that the destination owns the guest. A copy
@@ -277,8 +285,7 @@ func (r *run) destFacts(ctx context.Context, f Facts) (Facts, error) {
 	if err != nil {
 		return f, err
 	}
-	f.Owned = res.Owned
-	f.Dest = SightOf(virt.Domain{State: virt.State(res.State), Reason: virt.Reason(res.Reason)}, nil)
+	f.Owned, f.Superseded, f.Dest = res.Owned, res.Owned && res.Superseded, sightIn(res)
 	return f, nil
 }
 

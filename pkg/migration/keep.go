@@ -2,6 +2,7 @@ package migration
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
@@ -26,12 +27,10 @@ func (m *monitor) keep(ctx context.Context, now time.Time) {
 
 // keep writes the record as it stands, once.
 func (r *run) keep(ctx context.Context) error {
-	select {
-	case r.saving <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := r.saving.take(ctx); err != nil {
+		return err
 	}
-	defer func() { <-r.saving }()
+	defer r.saving.pass()
 	rec := r.record()
 	rec.UpdatedAt = time.Now()
 	return r.s.ports.Journal.Save(ctx, r.withTimeline(rec))
@@ -53,5 +52,26 @@ func restored(moments []instance.Moment) timeline {
 			iteration: narrow(m.Iteration), throttle: uint8(min(max(m.ThrottlePercent, 0), 100)),
 		}, Action(m.Action), m.Reason)
 	}
+	t.every = t.apart()
 	return t
+}
+
+// apart is the interval at which moments were kept: most of them are that far apart, or a beat
+// more; an interval is none or a second, doubled again and again.
+func (t *timeline) apart() time.Duration {
+	var gaps []uint32
+	for i := 1; i < len(t.kept); i++ {
+		if t.kept[i].deed == 0 { // a decision does not wait for its time
+			gaps = append(gaps, t.kept[i].atMS-t.kept[i-1].atMS)
+		}
+	}
+	if len(gaps) == 0 {
+		return 0
+	}
+	slices.Sort(gaps)
+	median, every := time.Duration(gaps[len(gaps)/2])*time.Millisecond, time.Duration(0)
+	for next := time.Second; next <= median; next *= 2 {
+		every = next
+	}
+	return every
 }

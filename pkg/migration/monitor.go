@@ -28,10 +28,11 @@ Whether the guest arrived is not its business: settle asks for the facts.
 */
 type monitor struct {
 	r      *run
-	worker *worker // nil: re-adopted, the job is the hypervisor's alone
+	worker *worker // nil: the job is the hypervisor's alone
 	policy Policy
 	begun  time.Time
 	clock  time.Duration // of the job, when the monitor began: what passed before a restart
+	adopts bool          // the job of an earlier run of the agent: its clock is read at the first look
 
 	snap        Snapshot // of the last look
 	canPostCopy bool
@@ -52,7 +53,7 @@ type monitor struct {
 
 func (r *run) newMonitor(w *worker) *monitor {
 	now := time.Now()
-	return &monitor{r: r, worker: w, policy: r.policy(), begun: now, quiet: now, keptAt: now, canPostCopy: r.canPostCopy()}
+	return &monitor{r: r, worker: w, adopts: w == nil, policy: r.policy(), begun: now, quiet: now, keptAt: now, canPostCopy: r.canPostCopy()}
 }
 
 // policy is what this migration decides by: the request's words before the host's.
@@ -153,8 +154,8 @@ func (m *monitor) over() bool {
 // observe publishes a running job's progress and does what its policy wants.
 func (m *monitor) observe(ctx context.Context, now time.Time) {
 	s := &m.snap
-	if m.clock == 0 && m.worker == nil { // re-adopted: the job's clock went on
-		m.clock = s.Job.Elapsed
+	if m.adopts {
+		m.adopts, m.clock = false, max(0, s.Job.Elapsed-now.Sub(m.begun))
 	}
 	s.Elapsed = now.Sub(m.begun) + m.clock
 	s.Track = s.Track.observe(&s.Job, s.Elapsed, m.policy.Adaptive.StallMargin)

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
@@ -69,6 +70,11 @@ func SightOf(d virt.Domain, err error) Sight {
 	return SightAbsent // the wire's empty state: no domain
 }
 
+// sightIn reads a destination's answer.
+func sightIn(res api.OwnedResult) Sight {
+	return SightOf(virt.Domain{State: virt.State(res.State), Reason: virt.Reason(res.Reason)}, nil)
+}
+
 func runningSight(r virt.Reason) Sight {
 	if r == virt.ReasonPostCopy {
 		return SightPostCopy
@@ -91,17 +97,19 @@ func pausedSight(r virt.Reason) Sight {
 
 // Facts is all that an outcome may depend on, once the source's job is over.
 type Facts struct {
-	Source Sight
-	Dest   Sight
-	Owned  bool    // the destination says that it has committed
-	Job    JobType // of this job's own end: its completed event, or that the hypervisor's call succeeded; JobNone: not known
+	Source     Sight
+	Dest       Sight
+	Owned      bool    // the destination says that it has committed
+	Superseded bool    // and that its guest was started anew there, has moved on or was deleted since
+	Job        JobType // of this job's own end: its completed event, or that the hypervisor's call succeeded; JobNone: not known
 }
 
 // Outcome says how a migration ended. It is total: what the facts do not prove is
 // unknown. A thrown error is no fact. The rules:
 //
 //   - a job that still runs has no outcome;
-//   - memory that was split by post-copy and not healed proves nothing;
+//   - memory that was split by post-copy and not healed proves nothing, unless the
+//     destination's guest is seen to do without the source's half, or is superseded;
 //   - a source that runs proves that the guest stayed, unless anything says that it
 //     arrived too: then it runs twice, and the older copy is stopped when the destination
 //     owns the guest (fence), else a person chooses. A destination that said nothing is
@@ -149,8 +157,8 @@ func (f Facts) gone() bool { return f.Source == SightLeft || f.Source == SightAb
 // run on the source.
 func (f Facts) arrived() bool {
 	switch {
-	case f.Owned: // in post-copy the last word, RESUMED(migrated), may be late
-		return f.Dest != SightPostCopy || f.Job == JobCompleted || f.Source == SightLeft
+	case f.Owned:
+		return f.whole()
 	case f.Job == JobCompleted:
 		return f.moved()
 	case f.Source == SightLeft:
@@ -161,6 +169,20 @@ func (f Facts) arrived() bool {
 		return f.Source == SightAbsent || f.Job == JobNone && f.stands()
 	}
 	return false
+}
+
+// whole reports whether a guest that the destination owns needs nothing of the source any more.
+func (f Facts) whole() bool {
+	switch f.Dest {
+	case SightPostCopy: // the last word, RESUMED(migrated), may be late
+		return f.Job == JobCompleted || f.Source == SightLeft
+	case SightUnknown, SightAbsent: // where half of its memory is on the source, somebody must say why
+		return f.Source != SightLost || f.Superseded
+	case SightLost:
+		return false
+	case SightOff, SightLeft, SightMoving, SightPaused, SightRunning:
+	}
+	return true
 }
 
 // moved reports whether a job that completed has left the guest at the destination:

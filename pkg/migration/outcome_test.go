@@ -43,7 +43,7 @@ var outcomes = []struct {
 		paused   C C C C C C C ? ?
 		running  ? ? ? ? ? ? ? ? ?
 		postcopy C C C C C C C ? ?
-		lost     C C C C C C C ? ?`},
+		lost     ? ? C C C C C ? ?`},
 	{migration.JobCompleted, false, `
 		unknown  ? ? ? ? ? C C C ?
 		absent   C ? C ? C C C C ?
@@ -63,7 +63,7 @@ var outcomes = []struct {
 		paused   C C C C C C C C ?
 		running  ? ? ? ? ? ? ? ? ?
 		postcopy C C C C C C C C ?
-		lost     C C C C C C C C ?`},
+		lost     ? ? C C C C C C ?`},
 	{migration.JobFailed, false, `
 		unknown  ? ? ? ? ? ? ? ? ?
 		absent   ? ? ? ? ? C C ? ?
@@ -83,7 +83,7 @@ var outcomes = []struct {
 		paused   C C C C C C C ? ?
 		running  ? ? ? ? ? ? ? ? ?
 		postcopy C C C C C C C ? ?
-		lost     C C C C C C C ? ?`},
+		lost     ? ? C C C C C ? ?`},
 	{migration.JobCancelled, false, `
 		unknown  ? ? ? ? ? ? ? ? ?
 		absent   ? ? ? ? ? C C ? ?
@@ -103,7 +103,7 @@ var outcomes = []struct {
 		paused   C C C C C C C ? ?
 		running  ? ? ? ? ? ? ? ? ?
 		postcopy C C C C C C C ? ?
-		lost     C C C C C C C ? ?`},
+		lost     ? ? C C C C C ? ?`},
 }
 
 var letters = map[string]migration.Verdict{
@@ -124,10 +124,16 @@ func TestOutcome(t *testing.T) {
 				t.Fatalf("row %q is not one of %s", row, sights[i])
 			}
 			for j, dest := range sights {
-				f := migration.Facts{Source: sights[i], Dest: dest, Owned: table.owned, Job: table.job}
-				tested[f] = true
-				if got := migration.Outcome(f); got != letters[cells[j+1]] {
-					t.Errorf("Outcome(%+v) = %s, want %s", f, got, letters[cells[j+1]])
+				for _, superseded := range []bool{false, true} {
+					f := migration.Facts{Source: sights[i], Dest: dest, Owned: table.owned, Superseded: superseded, Job: table.job}
+					tested[f] = true
+					want := letters[cells[j+1]]
+					if table.owned && superseded && f.Source == migration.SightLost && (dest == migration.SightUnknown || dest == migration.SightAbsent) {
+						want = migration.VerdictCompleted // the only thing that it says of how the migration ended
+					}
+					if got := migration.Outcome(f); got != want {
+						t.Errorf("Outcome(%+v) = %s, want %s", f, got, want)
+					}
 				}
 			}
 		}
@@ -140,7 +146,7 @@ func TestOutcome(t *testing.T) {
 			}
 		}
 	}
-	if want := len(sights) * len(sights) * 2 * 4; len(tested) != want {
+	if want := len(sights) * len(sights) * 2 * 2 * 4; len(tested) != want {
 		t.Errorf("%d combinations are in the tables, want %d", len(tested), want)
 	}
 }
@@ -152,7 +158,7 @@ func TestOutcomeNeverGuesses(t *testing.T) {
 		sight := rapid.SampledFrom(migration.Sights())
 		f := migration.Facts{
 			Source: sight.Draw(t, "source"), Dest: sight.Draw(t, "dest"), Owned: rapid.Bool().Draw(t, "owned"),
-			Job: migration.JobType(rapid.IntRange(0, 5).Draw(t, "job")),
+			Superseded: rapid.Bool().Draw(t, "superseded"), Job: migration.JobType(rapid.IntRange(0, 5).Draw(t, "job")),
 		}
 		v := migration.Outcome(f)
 		switch v {
@@ -162,6 +168,14 @@ func TestOutcomeNeverGuesses(t *testing.T) {
 			}
 			if f.Dest == migration.SightLost {
 				t.Errorf("%+v: completed, but memory is in two places", f)
+			}
+			if f.Source == migration.SightLost && !f.Superseded && (f.Dest == migration.SightUnknown || f.Dest == migration.SightAbsent) {
+				t.Errorf("%+v: completed, but half of the memory is on the source, and nobody saw the other", f)
+			}
+			left := f.Source == migration.SightLeft || f.Source == migration.SightAbsent
+			seen := f.Dest == migration.SightRunning || f.Dest == migration.SightPaused
+			if !f.Owned && f.Job != migration.JobCompleted && !left && !seen {
+				t.Errorf("%+v: completed, but nothing says so and the source has not let go of the guest", f)
 			}
 		case migration.VerdictFailed, migration.VerdictCancelled:
 			if f.Dest == migration.SightRunning || f.Dest == migration.SightPostCopy || f.Dest == migration.SightLost || f.Owned {

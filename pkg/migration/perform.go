@@ -23,6 +23,7 @@ type worker struct {
 // startWorker begins to move the guest.
 func (r *run) startWorker(ctx context.Context) *worker {
 	req := r.request()
+	r.noteLimits(limits{req.BandwidthMiB, req.PostCopyMiB})
 	return r.spawnWorker(ctx, func(ctx context.Context) error { return r.s.ports.Hypervisor.Migrate(ctx, req) })
 }
 
@@ -43,6 +44,13 @@ func (w *worker) err() error {
 		return nil
 	}
 	return w.said
+}
+
+// kill ends a worker whose call has not returned.
+func (w *worker) kill() {
+	if w != nil {
+		w.thread.Kill(errJobOver)
+	}
 }
 
 // succeeded reports whether the hypervisor's call said that it moved the guest.
@@ -102,10 +110,10 @@ func (r *run) perform(ctx context.Context) error {
 	r.joinBudget()
 	defer r.s.budget.leave(r)
 	var w *worker
+	defer func() { w.kill() }()
 	if !r.resumed {
 		r.forgetJob()
 		w = r.startWorker(ctx)
-		defer w.thread.Kill(errJobOver)
 	}
 	m := r.newMonitor(w)
 	r.s.watched.Add(1)
@@ -119,7 +127,7 @@ func (r *run) perform(ctx context.Context) error {
 			return err
 		}
 		if next != nil {
-			defer next.thread.Kill(errJobOver)
+			w.kill()
 			w, m.worker = next, next
 			continue
 		}
@@ -137,11 +145,14 @@ func (r *run) perform(ctx context.Context) error {
 	}
 }
 
-// joinBudget takes the job's share of the host's bandwidth.
+// joinBudget takes the job's share of the host's bandwidth. A limit that is asked for
+// meanwhile is found at the first beat.
 func (r *run) joinBudget() {
+	if r.resumed {
+		r.noteLimits(r.limitsFound())
+	}
 	rec := r.record()
 	r.s.budget.join(r, ownLimit(&r.s.cfg, &rec, rec.PostCopy))
-	r.inForce = r.firstLimits(r.request())
 }
 
 // answerLate tells whoever waits for force-complete that it came too late.

@@ -9,7 +9,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/instance"
-	"github.com/compute-agent/compute-agent/pkg/virt"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 )
 
 const methodRecover = "live_migration_recover"
@@ -48,22 +48,33 @@ func (m *monitor) givenUp() bool {
 	return m.torn && (m.worker == nil || time.Since(m.recovery.since) > m.r.s.cfg.RecoverTimeout)
 }
 
-// broken reports whether the guest's memory is in two places and nothing moves it.
-func (r *run) broken(ctx context.Context) bool {
-	if !r.record().PostCopy {
-		return false
+// broken reports whether the guest's memory is in two places and nothing moves it. A
+// hypervisor that can't be asked is asked again, for RecoverTimeout at most and until the
+// destination says that there is nothing to take up; settle judges without it then.
+func (r *run) broken(ctx context.Context) (bool, error) {
+	c, since := r.s.cfg, time.Now()
+	for pause := c.RetryFirst; r.record().PostCopy; pause = min(pause+c.RetryFirst, c.RetryLimit) {
+		d, err := r.look(ctx)
+		if sight := SightOf(d, err); sight != SightUnknown {
+			return sight == SightLost, nil
+		}
+		logkit.From(ctx).Warn("nobody can see whether post-copy is broken; it is looked at again", logkit.Err(err))
+		if res, err := r.post(ctx, false); err == nil && needless(res) || time.Since(since) > c.RecoverTimeout {
+			return false, nil
+		}
+		if err := r.pauseUntilHurried(ctx, pause); err != nil {
+			return false, err
+		}
 	}
-	d, err := r.look(ctx)
-	return SightOf(d, err) == SightLost
+	return false, nil
 }
 
 // takeUp waits for its turn and resumes a broken post-copy; w is the worker of the try
 // before. Its error says that the recovery is given up. No worker: there is nothing to take
-// up. Post-copy is not broken, or the owner has put the guest off, or deleted it,
-// and nobody wants its memory.
+// up. Post-copy is not broken, or nobody wants the memory that is left here ([needless]).
 func (r *run) takeUp(ctx context.Context, rec *recovery, w *worker) (*worker, error) {
-	if !r.broken(ctx) {
-		return nil, nil
+	if broken, err := r.broken(ctx); !broken {
+		return nil, err
 	}
 	c, dest, said := r.s.cfg, r.record().Migration.Dest, w.err()
 	if rec.since.IsZero() {
@@ -71,23 +82,36 @@ func (r *run) takeUp(ctx context.Context, rec *recovery, w *worker) (*worker, er
 		logkit.From(ctx).Error("post-copy is broken: the guest's memory is on two hosts; it is taken up again", logkit.Err(said))
 	}
 	res, err := r.post(ctx, false)
-	sight := SightOf(virt.Domain{State: virt.State(res.State), Reason: virt.Reason(res.Reason)}, nil)
 	switch {
 	case err != nil: // it is asked again
-	case res.Owned && (res.Superseded || sight == SightOff):
+	case needless(res):
 		return nil, nil
-	case sight == SightAbsent, sight == SightOff:
-		return nil, r.splitForGood("%s answers that the guest is %s there: its memory can't be put together any more", dest, sight)
+	case hopeless(res):
+		return nil, r.splitForGood("%s answers that the guest is %s there: its memory can't be put together any more", dest, sightIn(res))
 	}
 	if time.Since(rec.since) > c.RecoverTimeout {
 		return nil, errors.Join(r.splitForGood("post-copy to %s is broken and could not be taken up within %v", dest, c.RecoverTimeout), said)
 	}
-	if err := r.pauseUntilWoken(ctx, rec.pause); err != nil {
+	if err := r.pauseUntilHurried(ctx, rec.pause); err != nil {
 		return nil, err
 	}
 	rec.pause = min(rec.pause+c.RetryFirst, c.RetryLimit)
 	req := r.request()
 	return r.spawnWorker(ctx, func(ctx context.Context) error { return r.s.ports.Hypervisor.ResumePostCopy(ctx, req) }), nil
+}
+
+// needless reports whether the destination's answer leaves nothing to take up: its guest runs
+// outside post-copy, with all of its memory or started anew; or the owner has put it off; or
+// it lives elsewhere by now, or nowhere. A guest that is paused may hide post-copy behind that.
+func needless(res api.OwnedResult) bool {
+	sight := sightIn(res)
+	return res.Owned && (res.Superseded || sight == SightRunning || sight == SightOff)
+}
+
+// hopeless reports whether the other half of the guest's memory is gone.
+func hopeless(res api.OwnedResult) bool {
+	sight := sightIn(res)
+	return !needless(res) && (sight == SightAbsent || sight == SightOff)
 }
 
 // splitForGood is the outcome of a guest whose memory stays in two places.
@@ -97,14 +121,21 @@ func (r *run) splitForGood(format string, args ...any) error {
 	return errors.Join(errUnknown, f)
 }
 
-// pauseUntilWoken sleeps, or less when somebody wakes the migration.
-func (r *run) pauseUntilWoken(ctx context.Context, d time.Duration) error {
+// pauseUntilHurried sleeps, or less when somebody asks for the next try or the hypervisor is
+// connected anew. Who asked before a try that waits for nothing has it with that.
+func (r *run) pauseUntilHurried(ctx context.Context, d time.Duration) error {
+	if d == 0 {
+		select {
+		case <-r.hurried:
+		default:
+		}
+	}
 	wait, cancel := context.WithCancel(ctx)
 	defer cancel()
 	sleep := green.Spawn(wait, func(ctx context.Context) (struct{}, error) { return struct{}{}, green.Sleep(ctx, d) })
 	select {
 	case <-sleep.Done():
-	case <-r.wake:
+	case <-r.hurried:
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -124,6 +155,7 @@ func (s *Source) Recover(_ context.Context, instanceID, migrationID string) erro
 		return fault.New(fault.Conflict, methodRecover, r.id, "the migration is not in post-copy: there is nothing to take up")
 	}
 	r.poke()
+	r.hurry()
 	return nil
 }
 

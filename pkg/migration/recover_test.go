@@ -1,6 +1,7 @@
 package migration_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -80,6 +81,10 @@ func TestBrokenPostCopyIsLeftToPeople(t *testing.T) {
 		}
 		if took := time.Since(m.StartedAt); took < time.Hour || took > 2*time.Hour {
 			t.Errorf("it was given up after %v, want an hour", took)
+		}
+		// The pauses grow by a second to 30 s; what the hypervisor tells of each try does not cut them short.
+		if tries := w.sites["a"].host.Counts(inst.UUID).FailedMoves; tries < 100 || tries > 140 {
+			t.Errorf("it was tried %d times within the hour", tries)
 		}
 		a := w.sites["a"].living()
 		if err := a.source.Recover(w.ctx, inst.UUID, ""); fault.KindOf(err) != fault.NotFound {
@@ -189,6 +194,150 @@ func TestGuestThatIsPutOffInPostCopy(t *testing.T) {
 	})
 }
 
+// A destination that can't ask its hypervisor does not say that the guest is not there: the
+// post-copy is taken up when it can.
+func TestBrokenPostCopyWhileTheDestinationsHypervisorIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, torn(0))
+		defer w.close()
+		inst := w.guest("a", busy)
+		f := w.migrate(inst, rushed)
+		w.reach("a", migration.PhasePerform)
+		<-time.After(20 * time.Second)
+		w.sites["b"].host.Disconnect()
+		ref := api.PeerRefArgs{Migration: migrationID, Generation: 2, Instance: inst.UUID}
+		b := w.sites["b"].living()
+		if res, err := b.dest.Post(b.ctx, ref); err != nil || !res.Owned || virt.State(res.State) != virt.NoState {
+			t.Errorf("Post = %+v, %v; want owned, and no word of its state", res, err)
+		}
+		<-time.After(5 * time.Minute)
+		w.sites["a"].host.Faults().Clear()
+		w.sites["b"].host.Reconnect()
+		if m, err := f.wait(t); err != nil || m.Status != instance.MigrationCompleted {
+			t.Errorf("it ended as %s: %v; want completed", m.Status, err)
+		}
+		w.check(inst, "b")
+	})
+}
+
+// Neither does a source that can't ask its own: it does not judge what it can't see.
+func TestBrokenPostCopyWhileTheSourcesHypervisorIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, torn(0))
+		defer w.close()
+		inst := w.guest("a", busy)
+		f := w.migrate(inst, rushed)
+		w.reach("a", migration.PhasePerform)
+		<-time.After(20 * time.Second)
+		faults("a", fake.Fault{Method: "Lookup", Err: errNo})(w)
+		<-time.After(30 * time.Minute) // longer than SettleTimeout, shorter than RecoverTimeout
+		w.sites["a"].host.Faults().Clear()
+		if m, err := f.wait(t); err != nil || m.Status != instance.MigrationCompleted {
+			t.Errorf("it ended as %s: %v; want completed", m.Status, err)
+		}
+		w.check(inst, "b")
+	})
+}
+
+// A guest that has arrived does not wait for the source's hypervisor.
+func TestPostCopyIsCompleteWhileTheSourcesHypervisorIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, configure("a", func(c *migration.Config) { c.PostCopyBandwidthMiB = 100 }))
+		defer w.close()
+		inst := w.guest("a", busy)
+		w.migrate(inst, rushed)
+		w.reach("a", migration.PhasePerform)
+		<-time.After(5 * time.Second)
+		w.sites["a"].host.Disconnect()
+		<-time.After(time.Minute)
+		if m := w.sites["a"].last(migrationID); m.Phase != string(migration.PhaseClean) {
+			t.Errorf("after a minute it is in phase %s, want clean: the guest runs on b", m.Phase)
+		}
+		w.sites["a"].host.Reconnect()
+		w.ended("a", migrationID)
+		w.check(inst, "b")
+	})
+}
+
+// startAnew takes the power of a guest away and starts it again, as a hard reboot does.
+func (a *agent) startAnew(inst instance.Instance, generation uint64) {
+	a.w.t.Helper()
+	if err := errors.Join(a.driver.Destroy(a.ctx, inst.UUID),
+		a.driver.Define(a.ctx, virt.Definition{Spec: inst.Spec, Generation: generation}), a.driver.Start(a.ctx, inst.UUID)); err != nil {
+		a.w.t.Fatal(err)
+	}
+}
+
+// A guest that its owner starts anew, while half of its memory still waits on the source, does
+// not want it any more.
+func TestGuestThatIsStartedAnewInPostCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, torn(0))
+		defer w.close()
+		inst := w.guest("a", busy)
+		f := w.migrate(inst, rushed)
+		w.reach("a", migration.PhasePerform)
+		<-time.After(20 * time.Second)
+		w.sites["b"].living().startAnew(inst, 2)
+		m, err := f.wait(t)
+		if err != nil || m.Status != instance.MigrationCompleted {
+			t.Errorf("it ended as %s: %v; want completed", m.Status, err)
+		}
+		if took := time.Since(m.StartedAt); took > 5*time.Minute {
+			t.Errorf("that was found after %v", took)
+		}
+		w.check(inst, "b")
+	})
+}
+
+// sendOn lets the hypervisor of b alone send a guest to a third host, which has no agent. At
+// the switch-over the guest stands still for so long; it is on its way when sendOn returns.
+func (w *world) sendOn(inst instance.Instance, still time.Duration) {
+	w.t.Helper()
+	const id = "77777777-7777-4777-8777-777777777777"
+	third, err := fake.NewHost(w.fakes, fake.Config{Name: "c"})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	def := virt.Definition{Spec: inst.Spec, Generation: 3, Migration: id}
+	in, err := third.Open().PrepareIncoming(w.ctx, virt.Incoming{Definition: def, Source: "b"})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	b := w.sites["b"].living()
+	b.host.Faults().Add(fake.Fault{Method: fake.PointFinish, Delay: still})
+	b.spawn(func() {
+		if err := b.driver.Migrate(b.ctx, virt.MigrateRequest{Instance: inst.UUID, Migration: id, Generation: 3, Inbound: in}); err != nil {
+			w.t.Errorf("the guest is not sent on: %v", err)
+		}
+	})
+	<-time.After(still / 2)
+}
+
+// A post-copy is broken and left to people; its guest is started anew where it is owned, and
+// is about to move on. While it stands still no sight of it says anything of the first
+// migration, but it is superseded, and that ends the freeze.
+func TestFreezeOfAGuestThatWasStartedAnewAndMovesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, torn(0))
+		defer w.close()
+		inst := w.guest("a")
+		if m, err := w.migrate(inst, rushed).wait(t); err == nil || m.Status != instance.MigrationError {
+			t.Fatalf("it ended as %s: %v; want error", m.Status, err)
+		}
+		w.sites["b"].living().startAnew(inst, 2)
+		w.sendOn(inst, time.Minute)
+		w.wantLook(migration.SightLost, migration.SightAbsent, migration.VerdictCompleted)
+		if m, err := w.settle(migration.VerdictCompleted, false); err != nil || m.Status != instance.MigrationCompleted {
+			t.Errorf("it ended as %s: %v; want completed", m.Status, err)
+		}
+		if d, here := w.sites["a"].host.Look(inst.UUID); here {
+			t.Errorf("a copy is left on the source: %+v", d)
+		}
+		<-time.After(time.Minute)
+	})
+}
+
 // What a job did before its agent was killed is in the timeline at its end, but for the last minute.
 func TestTimelineOutlivesTheAgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -213,6 +362,29 @@ func TestTimelineOutlivesTheAgent(t *testing.T) {
 			if line[i].AtMS < line[i-1].AtMS {
 				t.Errorf("moment %d at %d ms comes after one at %d ms", i, line[i].AtMS, line[i-1].AtMS)
 			}
+		}
+	})
+}
+
+// A job that goes on while the connection to its hypervisor is lost is no older for that: its
+// policy's clock goes on as it did.
+func TestClockOfAJobThatLostItsConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		inst := w.guest("a")
+		f := w.migrate(inst, api.MigrateArgs{BandwidthMiB: 2}) // about four minutes
+		w.reach("a", migration.PhasePerform)
+		<-time.After(100 * time.Second)
+		w.sites["a"].host.Disconnect()
+		<-time.After(10 * time.Second)
+		w.sites["a"].host.Reconnect()
+		m, err := f.wait(t)
+		if err != nil || m.Result == nil || len(m.Result.Timeline) == 0 {
+			t.Fatalf("it ended as %s with %+v: %v", m.Status, m.Result, err)
+		}
+		if last := m.Result.Timeline[len(m.Result.Timeline)-1].AtMS; last > m.Result.TotalMS {
+			t.Errorf("its clock stands at %d ms after %d ms", last, m.Result.TotalMS)
 		}
 	})
 }

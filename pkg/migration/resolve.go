@@ -88,7 +88,7 @@ func (s *Source) Settle(ctx context.Context, rec Record, v Verdict, byPerson boo
 		logkit.From(ctx).Warn("a frozen migration goes on as "+string(v), logkit.Instance.Of(r.instance), logkit.Migration.Of(r.id),
 			logkit.Key("by_person").Of(byPerson))
 	}
-	return r.record(), err
+	return r.withTimeline(r.record()), err
 }
 
 // lawfulVerdict refuses what the facts speak against.
@@ -103,7 +103,7 @@ func lawfulVerdict(rec Record, f Facts, v Verdict) error {
 		if f.Source == SightRunning {
 			return no("it can't be resolved as completed: the guest runs on %s", rec.Migration.Source)
 		}
-		if f.Dest == SightAbsent || f.Dest == SightLeft {
+		if (f.Dest == SightAbsent || f.Dest == SightLeft) && !f.Superseded {
 			return no("it can't be resolved as completed: %s answers that it has not got the guest", rec.Migration.Dest)
 		}
 	case VerdictFailed, VerdictCancelled:

@@ -158,3 +158,23 @@ func TestFrozenMigrationKeepsNoInboundSlot(t *testing.T) {
 		}
 	})
 }
+
+// What is known of how a job went outlives a freeze.
+func TestTimelineOutlivesAFreeze(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, inst := freeze(t, true)
+		defer w.close()
+		w.sever(false)
+		before := w.record()
+		s := w.sites["a"].living().source
+		rec, err := s.Settle(w.ctx, before, migration.VerdictCompleted, false)
+		if err != nil || len(rec.Timeline) == 0 || len(rec.Timeline) != len(before.Timeline) {
+			t.Fatalf("after Settle %d moments are left of %d, %v", len(rec.Timeline), len(before.Timeline), err)
+		}
+		m, err := s.Run(w.ctx, &rec)
+		if err != nil || m.Result == nil || len(m.Result.Timeline) != len(before.Timeline) || m.Result.DowntimeMS == 0 {
+			t.Errorf("it ended as %s with %+v: %v", m.Status, m.Result, err)
+		}
+		w.check(inst, "b")
+	})
+}

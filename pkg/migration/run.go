@@ -28,9 +28,10 @@ type run struct {
 	begun    bool          // Run has it; guarded by Source.mu
 	accepted bool          // Accept has journaled it; guarded by Source.mu
 	wake     chan struct{} // one beat of the monitor, now
+	hurried  chan struct{} // the next try of a recovery, now
 
-	limiting chan struct{} // holds a token: one change of the hypervisor's limit at a time
-	saving   chan struct{} // holds a token: one change of the record at a time, in journal order; before mu
+	limiting turn // one change of the hypervisor's limit at a time
+	saving   turn // one change of the record at a time, in journal order; before mu
 
 	mu      sync.Mutex
 	rec     Record
@@ -48,8 +49,8 @@ func newRun(s *Source, rec Record) *run {
 	rec.Migration.Policy = or(rec.Migration.Policy, s.cfg.Policy)
 	r := &run{
 		s: s, id: rec.Migration.UUID, instance: rec.Migration.Instance,
-		rec: rec, resumed: rec.Phase != PhaseAccept, wake: make(chan struct{}, 1), saving: make(chan struct{}, 1),
-		limiting: make(chan struct{}, 1), line: restored(rec.Timeline),
+		rec: rec, resumed: rec.Phase != PhaseAccept, wake: make(chan struct{}, 1), hurried: make(chan struct{}, 1), saving: newTurn(),
+		limiting: newTurn(), line: restored(rec.Timeline),
 	}
 	r.rec.Timeline = nil // the journal has it, and line
 	return r
@@ -68,6 +69,14 @@ func (r *run) record() Record {
 func (r *run) poke() {
 	select {
 	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// hurry ends the pause of a recovery, this one or the next.
+func (r *run) hurry() {
+	select {
+	case r.hurried <- struct{}{}:
 	default:
 	}
 }
@@ -112,12 +121,10 @@ func (r *run) completedJob() *virt.Job {
 // enough, the record is as before; what must be written, because nothing can be undone
 // any more, is offered until ctx ends.
 func (r *run) save(ctx context.Context, change func(*Record)) error {
-	select {
-	case r.saving <- struct{}{}:
-	case <-ctx.Done():
-		return fault.Wrap(context.Cause(ctx), op, r.id)
+	if err := r.saving.take(ctx); err != nil {
+		return fault.Wrap(err, op, r.id)
 	}
-	defer func() { <-r.saving }()
+	defer r.saving.pass()
 	next := r.record()
 	change(&next)
 	next.UpdatedAt = time.Now()
@@ -142,7 +149,7 @@ func afterPerform(p Phase) bool { return p == PhaseSwitch || p == PhaseClean }
 // note changes the record and reports it; it is not worth a write to the journal.
 func (r *run) note(change func(*Record)) {
 	r.saving <- struct{}{}
-	defer func() { <-r.saving }()
+	defer r.saving.pass()
 	next := r.record()
 	change(&next)
 	next.Migration.UpdatedAt = time.Now()
@@ -152,12 +159,10 @@ func (r *run) note(change func(*Record)) {
 // progress keeps what a beat saw, and reports it if told. Percent never falls. While
 // somebody else changes the record it does nothing: the next beat is near.
 func (r *run) progress(p instance.Progress, tell bool) {
-	select {
-	case r.saving <- struct{}{}:
-	default:
+	if !r.saving.try() {
 		return
 	}
-	defer func() { <-r.saving }()
+	defer r.saving.pass()
 	r.mu.Lock()
 	p.Percent = max(p.Percent, r.rec.Migration.Progress.Percent)
 	r.rec.Migration.Progress = p

@@ -59,6 +59,7 @@ func (s *Source) hear(e virt.Event) {
 	if e.Kind == virt.EventConnected {
 		for _, r := range s.runs {
 			r.poke()
+			r.hurry()
 		}
 		return
 	}

@@ -4,7 +4,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/compute-agent/compute-agent/pkg/instance"
+	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
@@ -72,6 +75,34 @@ func TestTimelineKeepsDecisions(t *testing.T) {
 	}
 }
 
+// A timeline that is taken up after a restart is thinned out as if nothing had happened.
+func TestTimelineGoesOnAfterARestart(t *testing.T) {
+	const beat = 500 * time.Millisecond
+	for _, before := range []time.Duration{0, 10 * time.Second, time.Minute, 5 * time.Minute, 2 * time.Hour, 20 * time.Hour} {
+		line := timeline{}
+		at := time.Duration(0)
+		beats := func(l *timeline, from, to time.Duration) {
+			for at = from; at < to; at += beat {
+				d := Decision{Action: ActNone}
+				if at == 20*time.Second || at == 30*time.Minute {
+					d = Decision{Action: ActSetDowntime, Downtime: time.Second}
+				}
+				l.add(look(at, 1000), &d)
+			}
+		}
+		beats(&line, 0, before)
+		again := restored(line.moments())
+		if again.every != line.every {
+			t.Errorf("after %v the moments are %v apart, when taken up %v", before, line.every, again.every)
+		}
+		beats(&line, before, before+20*time.Minute)
+		beats(&again, before, before+20*time.Minute)
+		if diff := cmp.Diff(line.moments(), again.moments()); diff != "" {
+			t.Errorf("taken up after %v it became another one:\n%s", before, diff)
+		}
+	}
+}
+
 // What was given out is not changed by what comes after it.
 func TestTimelineGivesCopies(t *testing.T) {
 	line := timeline{}
@@ -84,3 +115,20 @@ func TestTimelineGivesCopies(t *testing.T) {
 		t.Errorf("what was given out is now %+v", given)
 	}
 }
+
+// The destination's word on the downtime takes nothing else from what is known.
+func TestDowntimeIsAddedToTheResult(t *testing.T) {
+	rec := Record{}
+	rec.Migration.Result = &instance.Result{Bytes: 5, DowntimeMS: 1}
+	r := newRun(&Source{ports: SourcePorts{Reporter: quiet{}}}, rec)
+	r.noteDowntime(api.OwnedResult{DowntimeMS: 7})
+	r.noteDowntime(api.OwnedResult{})
+	if res := r.record().Migration.Result; res.Bytes != 5 || res.DowntimeMS != 7 || rec.Migration.Result.DowntimeMS != 1 {
+		t.Errorf("the result is %+v, and what was told before %+v", res, rec.Migration.Result)
+	}
+}
+
+// quiet hears reports and does nothing.
+type quiet struct{}
+
+func (quiet) Report(instance.Migration) {}

@@ -53,9 +53,9 @@ type PreparedResult struct {
 // OwnedResult says whether the destination owns the guest, and what it saw of its arrival.
 type OwnedResult struct {
 	Owned      bool   `json:"owned"`
-	State      string `json:"state"`                // of its domain; empty: none
+	State      string `json:"state"`                // of its domain; empty: none; nostate: it could not be asked for
 	Reason     string `json:"reason"`               // of that state
-	Superseded bool   `json:"superseded,omitempty"` // it was owned here, and has moved on or was deleted since
+	Superseded bool   `json:"superseded,omitempty"` // it was owned here, and was started anew, has moved on or was deleted since
 	DowntimeMS int64  `json:"downtime_ms,omitempty"`
 }
 
