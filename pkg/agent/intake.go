@@ -10,12 +10,13 @@ import (
 )
 
 const (
-	readBatch = 512                   // casts that share one transaction at most
-	burstSize = 16                    // so many at once are a burst: more will follow
-	burstRoom = 2048                  // casts that are accepted at most before the first of them is carried out
-	burstWait = 20 * time.Millisecond // and how long at most the next ones are waited for
-	burstPart = 128                   // of a burst fewer at once are not taken
-	partWait  = 2 * time.Millisecond  // but after so long
+	readBatch = 512                    // casts that share one transaction at most
+	burstSize = 16                     // so many at once are a burst: more will follow
+	burstRoom = 2048                   // casts that are accepted at most before the first of them is carried out
+	burstTime = 100 * time.Millisecond // and for so long
+	burstWait = 20 * time.Millisecond  // how long at most the next ones are waited for
+	burstPart = 128                    // of a burst fewer at once are not taken
+	partWait  = 2 * time.Millisecond   // but after so long
 )
 
 /*
@@ -27,21 +28,24 @@ intake reads the host's casts: admit, journal, acknowledge, launch.
 	            ▲                │
 	            └──(no journal)──┘ pause
 
-Of a burst all that waits is accepted before the lanes go on with it: a cast is safe
-when it is accepted and not before, and what is carried out takes processor and journal
-from those that still wait. It is used by one thread alone.
+Of a burst all that waits is accepted before the lanes go on with it and before it is
+told of: a cast is safe when it is accepted and not before, and what is carried out or
+told takes processor, journal and server from those that still wait. It is used by one
+thread alone.
 */
 type intake struct {
 	agent  *Agent
 	reader rpc.CastReader
 	batch  []rpc.Delivery // what could not be taken is taken before anything else is read
 	burst  []plan         // accepted, to be launched
+	since  time.Time      // when the burst began; zero: there is none
 }
 
 // readCasts reads casts until ctx ends. When the journal can't be written nothing is
 // acknowledged and reading pauses as a whole, so that the order holds.
 func (a *Agent) readCasts(ctx context.Context, reader rpc.CastReader) error {
 	in := &intake{agent: a, reader: reader}
+	defer a.ledger.out.letOut()
 	pause := a.cfg.RetryFirst
 	for {
 		err := in.step(ctx)
@@ -65,18 +69,33 @@ func (in *intake) step(ctx context.Context) (err error) {
 	if in.batch == nil {
 		in.batch, err = in.next(ctx)
 	}
-	more := false
+	more := err == nil && in.more()
+	if more && in.since.IsZero() {
+		in.since = time.Now()
+		in.agent.ledger.out.hold()
+	}
 	if err == nil && len(in.batch) > 0 {
-		more = len(in.batch) >= burstSize || in.batch[len(in.batch)-1].Pending > 0
 		err = in.take(ctx)
 	}
 	if err == nil {
 		in.batch = nil
 	}
-	if room, _ := in.agent.lanes.free(in.agent.cfg.MaxAcceptedTasks); err != nil || !more || room == 0 || len(in.burst) >= burstRoom {
+	if err != nil || !more || in.enough() {
 		in.launch(ctx)
 	}
 	return err
+}
+
+// more tells that others will follow the batch.
+func (in *intake) more() bool {
+	n := len(in.batch)
+	return n >= burstSize || n > 0 && in.batch[n-1].Pending > 0
+}
+
+// enough tells that a burst is to be launched although more will come.
+func (in *intake) enough() bool {
+	room, _ := in.agent.lanes.free(in.agent.cfg.MaxAcceptedTasks)
+	return room == 0 || len(in.burst) >= burstRoom || time.Since(in.since) >= burstTime
 }
 
 // next waits for casts; with a burst at hand no longer than burstWait, and gives none then.
@@ -139,8 +158,10 @@ func (in *intake) take(ctx context.Context) error {
 	return nil
 }
 
-// launch has the lanes go on with what was accepted.
+// launch has the lanes go on with what was accepted, and its events told.
 func (in *intake) launch(ctx context.Context) {
+	in.since = time.Time{}
+	in.agent.ledger.out.letOut()
 	for _, p := range in.burst {
 		in.agent.launch(ctx, p)
 	}

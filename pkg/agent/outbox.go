@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
@@ -25,6 +27,9 @@ while the bus is away, the journal alone has them.
 	             ▲                                           │
 	             └──────────────(no room)────────────────────┘
 
+While a burst of casts is being accepted the events that come meanwhile are held: what
+is told takes processor and server from those that are not accepted yet.
+
 mu guards the fields below it.
 */
 type outbox struct {
@@ -34,7 +39,9 @@ type outbox struct {
 	mu      sync.Mutex
 	queue   []state.OutEvent
 	behind  bool
-	last    uint64 // of the newest event that may be told
+	last    uint64 // of the newest event that is on disk
+	held    bool
+	until   uint64 // while held: of the newest event that may be told
 	told    uint64 // of the newest event that the bus has
 	dropped uint64 // of the newest event that the journal has dropped
 }
@@ -69,33 +76,62 @@ func (o *outbox) add(events []state.OutEvent) {
 	signal(o.wake)
 }
 
+// hold keeps what comes from now on from being told, until it is let out.
+func (o *outbox) hold() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.held {
+		o.held, o.until = true, o.last
+	}
+}
+
+// letOut ends a hold.
+func (o *outbox) letOut() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.held {
+		o.held = false
+		signal(o.wake)
+	}
+}
+
+// newestLocked is the place of the newest event that may be told.
+func (o *outbox) newestLocked() uint64 {
+	if o.held {
+		return o.until
+	}
+	return o.last
+}
+
 // next gives the oldest events that are to be told.
 func (o *outbox) next(store *state.Store) (events []state.OutEvent, bad []error, err error) {
 	o.mu.Lock()
+	last, told := o.newestLocked(), o.told
 	if !o.behind {
 		defer o.mu.Unlock()
-		return o.queue[:min(len(o.queue), outboxBatch)], nil, nil
+		return upTo(last, o.queue[:min(len(o.queue), outboxBatch)]), nil, nil
 	}
-	last, told := o.last, o.told
 	o.mu.Unlock()
 	err = store.View(func(tx *state.Tx) error { events, bad = state.PendingEvents(tx, told, outboxBatch); return nil })
-	for i, e := range events {
-		if e.Sequence > last {
-			events = events[:i]
-			break
-		}
-	}
+	events = upTo(last, events)
 	if err != nil || len(events) > 0 {
 		return events, bad, err
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.last == last { // the journal has no more, and nothing was added meanwhile
+	switch {
+	case o.last == last: // the journal has no more, and nothing was added meanwhile
 		o.behind = false
-	} else {
+	case !o.held: // else letOut wakes
 		signal(o.wake)
 	}
 	return nil, bad, nil
+}
+
+// upTo leaves the events behind last out.
+func upTo(last uint64, events []state.OutEvent) []state.OutEvent {
+	end, _ := slices.BinarySearchFunc(events, last+1, func(e state.OutEvent, n uint64) int { return cmp.Compare(e.Sequence, n) })
+	return events[:end]
 }
 
 // tell forgets events that the bus has, and has the journal drop them.

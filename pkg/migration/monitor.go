@@ -30,6 +30,7 @@ Whether the guest arrived is not its business: settle asks for the facts.
 type monitor struct {
 	r      *run
 	worker *worker // nil: the job is the hypervisor's alone
+	call   *worker // the last one, also when it came back without its job; nil: none was begun here
 	policy Policy
 	begun  time.Time
 	clock  time.Duration // of the job, when the monitor began: what passed before a restart
@@ -55,7 +56,7 @@ type monitor struct {
 
 func (r *run) newMonitor(w *worker) *monitor {
 	now := time.Now()
-	return &monitor{r: r, worker: w, adopts: w == nil, policy: r.policy(), begun: now, quiet: now, keptAt: now, canPostCopy: r.canPostCopy()}
+	return &monitor{r: r, worker: w, call: w, adopts: w == nil, policy: r.policy(), begun: now, quiet: now, keptAt: now, canPostCopy: r.canPostCopy()}
 }
 
 // policy is what this migration decides by: the request's words before the host's.

@@ -132,42 +132,61 @@ func (r *run) perform(ctx context.Context) error {
 	} else if r.abortAsked() {
 		return r.aborted()
 	}
-	defer r.answerLate()
 	r.joinBudget()
-	defer r.s.budget.leave(r)
 	var w *worker
-	defer func() { w.kill() }()
 	if !r.resumed {
 		r.forgetJob()
 		w = r.startWorker(ctx)
 	}
 	m := r.newMonitor(w)
 	r.s.watched.Add(1)
-	defer r.s.watched.Add(-1)
+	defer r.leaveJob(m)
 	for {
 		if err := m.watch(ctx); err != nil {
 			return err
 		}
-		next, err := r.takeUp(ctx, &m.recovery, w)
-		if err != nil {
+		if over, err := m.after(ctx); over || err != nil {
 			return err
 		}
-		if next != nil {
-			w.kill()
-			w, m.worker = next, next
-			continue
-		}
-		v, running, err := r.settle(ctx, w)
-		switch {
-		case err != nil:
-			return err
-		case running: // the call is over, its job is not: the hypervisor's connection was lost
-			m.worker = nil
-		case v == VerdictCompleted:
-			return nil
-		default:
-			return r.whyFailed(ctx, v, w)
-		}
+	}
+}
+
+// leaveJob gives back what perform took.
+func (r *run) leaveJob(m *monitor) {
+	m.call.kill()
+	r.s.watched.Add(-1)
+	r.s.budget.leave(r)
+	r.answerLate()
+}
+
+// after judges a job that is over as far as this host can see. over is false when it is
+// to be watched on: a broken post-copy was taken up, or only the call is over. The error,
+// if any, says why the guest is not the destination's. It is apart from perform for the
+// stack on which that one waits.
+//
+//go:noinline
+func (m *monitor) after(ctx context.Context) (over bool, err error) {
+	r := m.r
+	next, err := r.takeUp(ctx, &m.recovery, m.call)
+	if err != nil {
+		return true, err
+	}
+	if next != nil {
+		m.call.kill()
+		m.call, m.worker = next, next
+		return false, nil
+	}
+	v, running, err := r.settle(ctx, m.call)
+	switch {
+	case err != nil:
+		return true, err
+	case running: // the call is over, its job is not: the hypervisor's connection was lost
+		m.worker = nil
+		return false, nil
+	case v == VerdictCompleted:
+		return true, nil
+	default:
+		return true, r.whyFailed(ctx, v, m.call)
 	}
 }
 

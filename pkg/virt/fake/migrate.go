@@ -92,22 +92,30 @@ func (d *Driver) Migrate(ctx context.Context, r virt.MigrateRequest) error {
 	if err := strike.before(ctx, "Migrate", r.Instance); err != nil {
 		return err
 	}
-	if reasons := r.CompressionReasons(); len(reasons) > 0 {
-		return fault.New(fault.InvalidArgument, "Migrate", r.Instance, strings.Join(reasons, "; ")).WithDetail("reasons", reasons)
-	}
-	to, err := d.host.resolve(r)
-	if err != nil {
-		return err
-	}
-	var cut chan struct{}
-	m, err := locked(ctx, d, "Migrate", r.Instance, func() (*migration, error) {
-		cut = d.host.cut
-		return d.host.leaveLocked(r, to)
-	})
+	m, cut, err := d.leave(ctx, &r)
 	if err == nil {
 		err = d.await(ctx, m, cut)
 	}
 	return strike.after("Migrate", r.Instance, err)
+}
+
+// leave begins a job; cut is closed when the caller's connection is lost. It is apart for
+// the stack on which Migrate waits: there are thousands of them.
+//
+//go:noinline
+func (d *Driver) leave(ctx context.Context, r *virt.MigrateRequest) (m *migration, cut chan struct{}, err error) {
+	if reasons := r.CompressionReasons(); len(reasons) > 0 {
+		return nil, nil, fault.New(fault.InvalidArgument, "Migrate", r.Instance, strings.Join(reasons, "; ")).WithDetail("reasons", reasons)
+	}
+	to, err := d.host.resolve(*r)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err = locked(ctx, d, "Migrate", r.Instance, func() (*migration, error) {
+		cut = d.host.cut
+		return d.host.leaveLocked(*r, to)
+	})
+	return m, cut, err
 }
 
 // await waits for the end of a job, of the caller, or of the connection.
