@@ -3,8 +3,11 @@ package agent_test
 import (
 	"context"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/agent"
+	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/virt/fake"
 )
 
@@ -74,3 +77,31 @@ type panics struct{ agent.Hypervisor }
 func (p panics) Pause(context.Context, string) error { panic("a defect") }
 
 func (p panics) Console(context.Context, string, int) ([]byte, error) { panic("another") }
+
+// slowAcks is a bus that takes its time to take an acknowledgement.
+type slowAcks struct {
+	agent.Bus
+	delay *atomic.Int64 // of each one
+}
+
+func (s slowAcks) Casts(ctx context.Context, host string) (rpc.CastReader, error) {
+	reader, err := s.Bus.Casts(ctx, host)
+	return slowReader{reader, s.delay}, err
+}
+
+type slowReader struct {
+	rpc.CastReader
+	delay *atomic.Int64
+}
+
+func (s slowReader) Next(ctx context.Context, limit int) ([]rpc.Delivery, error) {
+	batch, err := s.CastReader.Next(ctx, limit)
+	for i := range batch {
+		ack := batch[i].Ack
+		batch[i].Ack = func() error {
+			<-time.After(time.Duration(s.delay.Load()))
+			return ack()
+		}
+	}
+	return batch, err
+}

@@ -43,6 +43,7 @@ type node struct {
 	dir     string
 	cfg     agent.Config
 	wrap    func(agent.Hypervisor) agent.Hypervisor // puts something before the driver
+	wrapBus func(agent.Bus) agent.Bus               // and before the bus
 	trouble atomic.Pointer[error]                   // of the journal's disk
 
 	driver *fake.Driver
@@ -95,7 +96,11 @@ func (n *node) start() {
 	if n.wrap != nil {
 		hv = n.wrap(hv)
 	}
-	n.agent = agent.New(n.cfg, agent.Ports{Hypervisor: hv, Bus: n.conn, Network: vif.New(vif.Config{}, n.network), Store: n.store})
+	var bus agent.Bus = n.conn
+	if n.wrapBus != nil {
+		bus = n.wrapBus(bus)
+	}
+	n.agent = agent.New(n.cfg, agent.Ports{Hypervisor: hv, Bus: bus, Network: vif.New(vif.Config{}, n.network), Store: n.store})
 	if err := n.agent.Start(n.r.ctx); err != nil {
 		t.Fatalf("start %s: %v", n.name, err)
 	}
