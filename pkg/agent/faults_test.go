@@ -8,6 +8,7 @@ import (
 
 	"github.com/compute-agent/compute-agent/pkg/agent"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
+	"github.com/compute-agent/compute-agent/pkg/virt"
 	"github.com/compute-agent/compute-agent/pkg/virt/fake"
 )
 
@@ -104,4 +105,21 @@ func (s slowReader) Next(ctx context.Context, limit int) ([]rpc.Delivery, error)
 		}
 	}
 	return batch, err
+}
+
+// slowLooks is a hypervisor that counts the looks at guests and, once slow, lets none be
+// cut short.
+type slowLooks struct {
+	agent.Hypervisor
+	slow         atomic.Bool
+	begun, ended atomic.Int64
+}
+
+func (s *slowLooks) Lookup(ctx context.Context, id string) (virt.Domain, error) {
+	s.begun.Add(1)
+	defer s.ended.Add(1)
+	if s.slow.Load() {
+		<-time.After(time.Second)
+	}
+	return s.Hypervisor.Lookup(ctx, id)
 }

@@ -355,7 +355,9 @@ func (l *lanes) noteMissed(e virt.Event) bool {
 	if n == nil || n.holder() == nil {
 		return false
 	}
-	n.missed = &e
+	if n.missed == nil || e.Kind != "" { // what was told is kept over a look that nobody told of
+		n.missed = &e
+	}
 	return true
 }
 

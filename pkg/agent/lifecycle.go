@@ -12,7 +12,6 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/migration"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
-	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
 /*
@@ -210,8 +209,7 @@ func (a *Agent) threads() {
 // serveLanes carries out the tasks of lanes; held says that they hold their instance.
 func (a *Agent) serveLanes(l *lanes, held bool) {
 	a.thread(func(ctx context.Context) error {
-		return l.run(ctx, func(ctx context.Context, t *turn) bool { return a.carryTurn(ctx, t, held) },
-			func(e virt.Event) { a.looks.Add(e.Domain, 0, e) })
+		return l.run(ctx, func(ctx context.Context, t *turn) bool { return a.carryTurn(ctx, t, held) }, a.lookAt)
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/compute-agent/compute-agent/pkg/agent"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
@@ -136,6 +137,34 @@ func TestReconcile(t *testing.T) {
 		if err := r.call("a", api.ShowInstance, about(foreign), nil); err == nil {
 			t.Error("a foreign domain is shown")
 		}
+	}, "a")
+}
+
+// An instance that a task holds for long is looked at now and then, however many
+// inventories come by, and the agent's stop waits for the look.
+func TestLooksDoNotPileUp(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		n, id := r.nodes["a"], r.build("a")
+		looks := &slowLooks{}
+		n.stop()
+		n.cfg.ReconcileInterval = time.Second
+		n.wrap = func(hv agent.Hypervisor) agent.Hypervisor { looks.Hypervisor = hv; return looks }
+		n.start()
+		release := n.machine.Faults().Add(hangs("Pause"))
+		defer release()
+		r.cast("a", api.PauseInstance, about(id))
+		r.pass(time.Minute)
+		before := looks.begun.Load()
+		r.pass(time.Minute)
+		if got := looks.begun.Load() - before; got == 0 || got > 13 {
+			t.Errorf("%d looks in a minute, want one every 5 s", got)
+		}
+		looks.slow.Store(true)
+		for before = looks.begun.Load(); looks.begun.Load() == before; {
+			r.pass(10 * time.Millisecond)
+		}
+		n.stop()
+		same(t, "looks that have ended", looks.ended.Load(), looks.begun.Load())
 	}, "a")
 }
 
