@@ -115,9 +115,10 @@ type Agent struct {
 	looks     green.KeyedQueue[string, virt.Event] // domains to look at
 	endpoints map[string]endpoint
 
-	source   *migration.Source
-	dest     *migration.Dest
-	rebooter *reboot.Rebooter
+	source     *migration.Source
+	dest       *migration.Dest
+	rebooter   *reboot.Rebooter
+	reviewSoon chan struct{} // has room for one
 
 	base    context.Context //nolint:containedctx // the context of everything the agent runs; ended by Stop
 	cancel  context.CancelCauseFunc
@@ -143,6 +144,7 @@ func New(cfg Config, p Ports) *Agent {
 	a := &Agent{
 		cfg: cfg.WithDefaults(), hv: p.Hypervisor, bus: p.Bus, net: p.Network, store: p.Store,
 		views: newViewSet(), lanes: newLanes(), asides: newLanes(), taken: make(chan struct{}), endpoints: endpoints(), machine: machine{seen: make(chan struct{})},
+		reviewSoon: make(chan struct{}, 1),
 	}
 	a.progress = &progressBoard{views: a.views}
 	a.ledger = newLedger(a.cfg.Host, a.cfg.TasksKept, p.Store, a.views)

@@ -123,3 +123,28 @@ func (s *slowLooks) Lookup(ctx context.Context, id string) (virt.Domain, error) 
 	}
 	return s.Hypervisor.Lookup(ctx, id)
 }
+
+// slowPeer is a bus whose calls to other hosts take long; it tells how many were on their
+// way at once.
+type slowPeer struct {
+	agent.Bus
+	mu        sync.Mutex
+	now, most int
+}
+
+func (s *slowPeer) count(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now += n
+	s.most = max(s.most, s.now)
+}
+
+func (s *slowPeer) Call(ctx context.Context, host string, m rpc.Message) ([]byte, error) {
+	s.count(1)
+	defer s.count(-1)
+	select {
+	case <-time.After(time.Minute):
+	case <-ctx.Done():
+	}
+	return s.Bus.Call(ctx, host, m)
+}

@@ -225,7 +225,7 @@ func (a *Agent) reconcile(ctx context.Context) error {
 	a.machine.once.Do(func() { close(a.machine.seen) })
 	a.views.mark(rpc.Hosts, "")
 	a.showNow(ctx, rpc.Hosts, "")
-	green.SpawnN(ctx, func(ctx context.Context) error { a.review(ctx); return nil })
+	signal(a.reviewSoon)
 	logkit.From(ctx).Info("inventory taken", logkit.Key("instances").Of(len(repairs)),
 		logkit.Key("foreign").Of(foreign), logkit.Key("problems").Of(len(problems)))
 	return nil
