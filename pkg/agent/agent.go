@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/green"
@@ -124,10 +123,10 @@ type Agent struct {
 	cancel  context.CancelCauseFunc
 	spawned sync.WaitGroup
 
-	redelivered atomic.Int64 // casts that were read and had been delivered before
-	started     time.Time
-	taken       chan struct{}  // closed when the tasks of an earlier run are in their lanes
-	close       []func() error // undone in reverse by Stop
+	returns returns // casts of an earlier run, while the first tasks wait for them
+	started time.Time
+	taken   chan struct{}  // closed when the tasks of an earlier run are in their lanes
+	close   []func() error // undone in reverse by Stop
 }
 
 // Ports are what the agent stands on. All are required; the caller closes them

@@ -255,6 +255,39 @@ func TestOrderOverLostDeliveries(t *testing.T) {
 	}
 }
 
+// A cast that comes again twice does not stand for another one that has not come yet.
+func TestOrderOverRepeatedDeliveries(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		n, id := r.nodes["a"], r.build("a")
+		began := len(r.order())
+		first, second := instance.NewUUID(), instance.NewUUID()
+		deliveries := map[string]int{}
+		r.bus.SetFaults(func(p rpc.Passage) rpc.Fate {
+			if p.Leg != rpc.LegDelivery {
+				return rpc.Fate{}
+			}
+			deliveries[p.Request]++
+			switch n := deliveries[p.Request]; p.Request {
+			case first:
+				return rpc.Fate{Drop: n == 1, Duplicate: n > 1}
+			case second:
+				return rpc.Fate{Drop: n <= 2}
+			}
+			return rpc.Fate{}
+		})
+		r.castAs(first, "a", api.PauseInstance, about(id))
+		r.castAs(second, "a", api.UnpauseInstance, about(id))
+		r.pass(100 * time.Millisecond)
+		n.crash()
+		n.start()
+		want := []string{first, second, r.cast("a", api.PauseInstance, about(id))}
+		r.done(want[2])
+		if d := cmp.Diff(want, r.order()[began:]); d != "" {
+			t.Errorf("order (-want +got):\n%s", d)
+		}
+	}, "a")
+}
+
 // Deliveries that come twice, late and in any order do nothing twice.
 func TestRedeliveryDoesNothingTwice(t *testing.T) {
 	inBubble(t, func(r *rig) {

@@ -102,12 +102,14 @@ func (a *Agent) openCasts(ctx context.Context, tasks []Task) error {
 	close(a.taken)
 	a.views.renew()
 	n, err := reader.Unacked(ctx) // before reading: what is read now is not missing
+	a.returns.watch()
 	missing := n > 0 || err != nil && !errors.Is(err, fault.NotFound)
 	a.onReconnect(reader)
 	a.spawn(func(ctx context.Context) {
 		if missing {
 			a.gather(ctx, reader, n)
 		}
+		a.returns.end()
 		a.awaitInventory(ctx)
 		a.lanes.release(first)
 	})
