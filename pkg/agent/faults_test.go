@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/agent"
+	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 	"github.com/compute-agent/compute-agent/pkg/virt/fake"
@@ -147,4 +148,11 @@ func (s *slowPeer) Call(ctx context.Context, host string, m rpc.Message) ([]byte
 	case <-ctx.Done():
 	}
 	return s.Bus.Call(ctx, host, m)
+}
+
+// listless is a bus that lists no view, as one that does not allow it.
+type listless struct{ agent.Bus }
+
+func (listless) List(context.Context, rpc.Bucket, []string) ([]rpc.Entry, error) {
+	return nil, fault.New(fault.Unauthorized, "list", "", "permissions violation")
 }

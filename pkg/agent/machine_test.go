@@ -281,6 +281,26 @@ func TestHostViewFollows(t *testing.T) {
 	}, "a")
 }
 
+// A host that may not list the views, or can't, still reports, and shows what changes:
+// a silent one counts as down.
+func TestViewsWithoutAList(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		n, id := r.nodes["a"], r.build("a")
+		n.stop()
+		n.wrapBus = func(b agent.Bus) agent.Bus { return listless{b} }
+		n.start()
+		r.pass(65 * time.Minute) // off the beat of the inventories
+		e, err := r.ctl.Get(r.ctx, rpc.Hosts, []string{"a"})
+		if err != nil || time.Since(e.At) > n.cfg.WithDefaults().ReportInterval+time.Second {
+			t.Errorf("the host reported at %v, %v, now it is %v", e.At, err, time.Now())
+		}
+		r.done(r.cast("a", api.PauseInstance, about(id)))
+		r.pass(10 * time.Second)
+		inst, _ := r.view("a", id)
+		same(t, "vm_state in the view", inst.VMState, instance.VMPaused)
+	}, "a")
+}
+
 // A damaged journal is set aside and said among the host's problems; the guest, of
 // which nothing is known now, is left alone and listed.
 func TestDamagedJournal(t *testing.T) {
