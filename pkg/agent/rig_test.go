@@ -85,9 +85,16 @@ func inBubble(t *testing.T, test func(r *rig), hosts ...string) {
 }
 
 func (n *node) start() {
+	n.r.t.Helper()
+	if err := n.begin(); err != nil {
+		n.r.t.Fatalf("start %s: %v", n.name, err)
+	}
+}
+
+// begin is start, and gives the agent's error.
+func (n *node) begin() (err error) {
 	t := n.r.t
 	t.Helper()
-	var err error
 	if n.store, err = state.Open(n.r.ctx, n.dir, state.Options{NoSync: true, Trouble: n.diskTrouble}); err != nil {
 		t.Fatal(err)
 	}
@@ -101,9 +108,7 @@ func (n *node) start() {
 		bus = n.wrapBus(bus)
 	}
 	n.agent = agent.New(n.cfg, agent.Ports{Hypervisor: hv, Bus: bus, Network: vif.New(vif.Config{}, n.network), Store: n.store})
-	if err := n.agent.Start(n.r.ctx); err != nil {
-		t.Fatalf("start %s: %v", n.name, err)
-	}
+	return n.agent.Start(n.r.ctx)
 }
 
 func (n *node) diskTrouble() error {
