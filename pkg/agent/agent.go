@@ -29,13 +29,13 @@ type Config struct {
 	StartWait         time.Duration // how long tasks wait for the first inventory after a start; 10 s
 	BusWait           time.Duration // how long Start waits for a bus that went away after it was dialled; 60 s
 	StopTimeout       time.Duration // how long Stop waits for tasks to notice; 5 s
-	AckWait           time.Duration // the stream's redelivery time; 5 s
+	AckWait           time.Duration // the stream's redelivery time; a start waits up to three times as long; 5 s
 	CastDefaultExpiry time.Duration // of casts that do not say; 24 h
 	TaskRetention     time.Duration // how long ended tasks and migrations are remembered; 24 h
 	JournalTimeout    time.Duration // one write that must not be lost, before it is said and tried again; 30 s
 	LookTimeout       time.Duration // the look at an instance when its task ends; 10 s
 	ArrivalWait       time.Duration // how long a migration or pause waits for the end of the guest's own arrival; 60 s
-	PublishTimeout    time.Duration // one event or view entry; 5 s
+	PublishTimeout    time.Duration // up to 1,024 events, or 256 view entries, at once; 5 s
 	CleanupTimeout    time.Duration // removing what a failed build left; 120 s
 	ViewInterval      time.Duration // between two rounds of view writing; 200 ms
 	RetryFirst        time.Duration // first pause after the bus or the journal failed; 100 ms

@@ -72,7 +72,7 @@ func TestFrozenInstanceWaitsForAPerson(t *testing.T) {
 	}, "a", "b")
 }
 
-// A host that comes back brings its facts: the next inventory ends the freeze.
+// A host that comes back brings its facts: the next review ends the freeze.
 func TestFrozenMigrationGoesOnByFacts(t *testing.T) {
 	inBubble(t, func(r *rig) {
 		inst, id := r.frozen()
