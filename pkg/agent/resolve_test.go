@@ -77,7 +77,7 @@ func TestFrozenMigrationGoesOnByFacts(t *testing.T) {
 	inBubble(t, func(r *rig) {
 		inst, id := r.frozen()
 		r.nodes["b"].start()
-		r.pass(30 * time.Minute)
+		r.pass(5 * time.Minute) // the next inventory comes later
 		same(t, "status", r.status(id), instance.MigrationFailed)
 		same(t, "power", r.show("a", inst).PowerState, instance.PowerRunning)
 		if _, err := r.resolve(id, api.ResolveCompleted); fault.KindOf(err) != fault.Conflict {
