@@ -45,6 +45,7 @@ type node struct {
 	wrap    func(agent.Hypervisor) agent.Hypervisor // puts something before the driver
 	wrapBus func(agent.Bus) agent.Bus               // and before the bus
 	trouble atomic.Pointer[error]                   // of the journal's disk
+	dies    atomic.Bool                             // nobody learns of what is on disk from now on
 
 	driver *fake.Driver
 	conn   rpc.Transport
@@ -95,7 +96,7 @@ func (n *node) start() {
 func (n *node) begin() (err error) {
 	t := n.r.t
 	t.Helper()
-	if n.store, err = state.Open(n.r.ctx, n.dir, state.Options{NoSync: true, Trouble: n.diskTrouble}); err != nil {
+	if n.store, err = state.Open(n.r.ctx, n.dir, state.Options{NoSync: true, Trouble: n.diskTrouble, Written: n.death}); err != nil {
 		t.Fatal(err)
 	}
 	n.driver, n.conn = n.machine.Open(), n.r.bus.Connect(n.name)
@@ -114,6 +115,13 @@ func (n *node) begin() (err error) {
 func (n *node) diskTrouble() error {
 	if err := n.trouble.Load(); err != nil {
 		return *err
+	}
+	return nil
+}
+
+func (n *node) death() error {
+	if n.dies.Load() {
+		return errors.New("the process died")
 	}
 	return nil
 }
