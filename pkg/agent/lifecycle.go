@@ -194,6 +194,13 @@ func (a *Agent) thread(fn func(context.Context) error) {
 	})
 }
 
+// every runs fn each interval, the first time after delay, until ctx ends.
+func every(ctx context.Context, interval, delay time.Duration, fn func(context.Context), opts ...green.LoopOption) error {
+	loop := green.NewFixedIntervalLoopingCall[struct{}](func(ctx context.Context) error { fn(ctx); return nil })
+	_, err := loop.Run(ctx, interval, append(opts, green.InitialDelay(delay))...)
+	return err
+}
+
 // threads starts what runs as long as the agent does.
 func (a *Agent) threads() {
 	a.thread(a.tellEvents)
@@ -217,20 +224,14 @@ func (a *Agent) serveLanes(l *lanes, held bool) {
 
 // housekeep is the slow beat: an inventory, and the views anew.
 func (a *Agent) housekeep(ctx context.Context) error {
-	loop := green.NewFixedIntervalLoopingCall[struct{}](func(ctx context.Context) error {
+	return every(ctx, a.cfg.ReconcileInterval, a.cfg.ReconcileInterval, func(ctx context.Context) {
 		if _, connected, _ := a.machine.get(); connected {
 			if err := a.reconcile(ctx); err != nil && ctx.Err() == nil {
 				logkit.From(ctx).Warn("no inventory", logkit.Err(err))
 			}
 		}
 		a.views.renew() // somebody may have spoilt them
-		return nil
 	})
-	if err := loop.Start(ctx, a.cfg.ReconcileInterval, green.InitialDelay(a.cfg.ReconcileInterval)); err != nil {
-		return err
-	}
-	_, err := loop.Wait(context.WithoutCancel(ctx))
-	return err
 }
 
 func (a *Agent) serviceInfo() rpc.ServiceInfo {

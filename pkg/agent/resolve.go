@@ -56,15 +56,7 @@ func (a *Agent) goOnWith(migrationID string) {
 // comes back tells nobody that it did, and after each inventory. It alone does, so that
 // no two looks act on one migration.
 func (a *Agent) reviews(ctx context.Context) error {
-	loop := green.NewFixedIntervalLoopingCall[struct{}](func(ctx context.Context) error {
-		a.review(ctx)
-		return nil
-	})
-	if err := loop.Start(ctx, a.cfg.ReviewInterval, green.InitialDelay(a.cfg.ReviewInterval), green.WakeOn(a.reviewSoon)); err != nil {
-		return err
-	}
-	_, err := loop.Wait(context.WithoutCancel(ctx))
-	return err
+	return every(ctx, a.cfg.ReviewInterval, a.cfg.ReviewInterval, a.review, green.WakeOn(a.reviewSoon))
 }
 
 // review looks at each frozen migration again: hosts come back, and facts with them.

@@ -288,15 +288,7 @@ func (a *Agent) refreshViews(ctx context.Context) error {
 // beat rewrites the host's view every report_interval; on a change it is marked
 // like any other entry.
 func (a *Agent) beat(ctx context.Context) error {
-	loop := green.NewFixedIntervalLoopingCall[struct{}](func(context.Context) error {
-		a.views.mark(rpc.Hosts, "")
-		return nil
-	})
-	if err := loop.Start(ctx, a.cfg.ReportInterval); err != nil {
-		return err
-	}
-	_, err := loop.Wait(context.WithoutCancel(ctx))
-	return err
+	return every(ctx, a.cfg.ReportInterval, 0, func(context.Context) { a.views.mark(rpc.Hosts, "") })
 }
 
 // hostView is the host as it is now.
