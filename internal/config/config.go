@@ -57,7 +57,7 @@ type Agent struct {
 	ArrivalTimeout        time.Duration `key:"arrival_timeout" default:"60s" min:"1s" doc:"how long a request about a guest waits for the end of its own arrival"`
 	LookTimeout           time.Duration `key:"look_timeout" default:"10s" min:"1ms" doc:"how long the look at an instance may take when its request ends"`
 	CleanupTimeout        time.Duration `key:"cleanup_timeout" default:"120s" min:"1s" doc:"how long removing what a failed build left may take"`
-	PublishTimeout        time.Duration `key:"publish_timeout" default:"5s" min:"1ms" doc:"how long one batch of events, or one view, may take to be stored; it is tried without end"`
+	PublishTimeout        time.Duration `key:"publish_timeout" default:"5s" min:"1ms" doc:"how long up to 1,024 events, or 256 view entries, may take to be stored at once; it is tried without end"`
 	ViewInterval          time.Duration `key:"view_interval" default:"200ms" min:"1ms" doc:"time between two rounds of writing views"`
 	RetryFirst            time.Duration `key:"retry_first" default:"100ms" min:"1ms" doc:"the first pause after the bus or the journal failed; the next ones are longer"`
 	RetryLimit            time.Duration `key:"retry_limit" default:"5s" min:"1ms" doc:"and the longest one"`
@@ -85,7 +85,7 @@ type RPC struct {
 	ConnectTimeout  time.Duration `key:"connect_timeout" default:"2s" min:"1ms" doc:"how long one attempt to reach a server may take; the agent tries without end"`
 	StartWait       time.Duration `key:"start_wait" default:"60s" min:"1ms" doc:"how long a start waits for a bus that does not answer yet"`
 	CallTimeout     time.Duration `key:"call_timeout" default:"60s" min:"1ms" nova:"rpc_response_timeout" doc:"how long a call to another agent may take when nothing else bounds it"`
-	AckWait         time.Duration `key:"ack_wait" default:"5s" min:"100ms" doc:"a cast that is not acknowledged comes again after so long; also how long a start waits for such casts"`
+	AckWait         time.Duration `key:"ack_wait" default:"5s" min:"100ms" doc:"a cast that is not acknowledged comes again after so long; a start waits for such casts up to three times as long"`
 	Listen          string        `key:"embedded_listen" default:"127.0.0.1:4222" doc:"where the embedded server listens; loopback only, it has no authentication"`
 	CastsMaxAge     time.Duration `key:"casts_max_age" default:"168h" min:"1m" doc:"how long the embedded server and nats-setup keep casts that nobody reads"`
 	EventsMaxAge    time.Duration `key:"events_max_age" default:"24h" min:"1m" doc:"how long the embedded server and nats-setup keep events"`

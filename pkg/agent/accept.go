@@ -195,7 +195,7 @@ func (a *Agent) launch(ctx context.Context, p plan) {
 	default:
 		a.lanes.kick(p.task.Instance)
 		if p.verdict == TakeOver {
-			a.takeOver(p.task)
+			a.takeOver(p.task, p.op)
 		}
 	}
 }
@@ -211,19 +211,17 @@ func (a *Agent) atOnce(t Task, op Op) {
 	a.spawn(func(ctx context.Context) { a.carryOut(ctx, t, false) })
 }
 
-// takeOver ends what holds the lane: a migration by its abort, anything else by
+// takeOver ends what a task waits behind: a migration by its abort, anything else by
 // ending its waits.
-func (a *Agent) takeOver(by Task) {
-	if running, _ := a.lanes.held(by.Instance); running != OpMigrate {
-		a.lanes.takeOver(by.Instance)
-		return
+func (a *Agent) takeOver(by Task, op Op) {
+	if moving := a.lanes.takeOver(by.Instance, by.ID, op); moving != "" {
+		a.spawn(func(ctx context.Context) { a.giveWay(ctx, by.Instance, moving) })
 	}
-	a.spawn(func(ctx context.Context) { a.giveWay(ctx, by.Instance) })
 }
 
-// giveWay aborts an instance's migration for a request that waits behind it.
-func (a *Agent) giveWay(ctx context.Context, id string) {
-	if err := a.abort(ctx, id, ""); err != nil {
+// giveWay aborts a migration for a request that waits behind it.
+func (a *Agent) giveWay(ctx context.Context, id, migrationID string) {
+	if err := a.abort(ctx, id, migrationID); err != nil {
 		logkit.From(ctx).Warn("the migration was not aborted; the request behind it waits for its end", logkit.Instance.Of(id), logkit.Err(err))
 	}
 }

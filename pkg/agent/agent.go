@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/green"
@@ -30,13 +29,13 @@ type Config struct {
 	StartWait         time.Duration // how long tasks wait for the first inventory after a start; 10 s
 	BusWait           time.Duration // how long Start waits for a bus that went away after it was dialled; 60 s
 	StopTimeout       time.Duration // how long Stop waits for tasks to notice; 5 s
-	AckWait           time.Duration // the stream's redelivery time; 5 s
+	AckWait           time.Duration // the stream's redelivery time; a start waits up to three times as long; 5 s
 	CastDefaultExpiry time.Duration // of casts that do not say; 24 h
 	TaskRetention     time.Duration // how long ended tasks and migrations are remembered; 24 h
 	JournalTimeout    time.Duration // one write that must not be lost, before it is said and tried again; 30 s
 	LookTimeout       time.Duration // the look at an instance when its task ends; 10 s
 	ArrivalWait       time.Duration // how long a migration or pause waits for the end of the guest's own arrival; 60 s
-	PublishTimeout    time.Duration // one event or view entry; 5 s
+	PublishTimeout    time.Duration // up to 1,024 events, or 256 view entries, at once; 5 s
 	CleanupTimeout    time.Duration // removing what a failed build left; 120 s
 	ViewInterval      time.Duration // between two rounds of view writing; 200 ms
 	RetryFirst        time.Duration // first pause after the bus or the journal failed; 100 ms
@@ -115,18 +114,19 @@ type Agent struct {
 	looks     green.KeyedQueue[string, virt.Event] // domains to look at
 	endpoints map[string]endpoint
 
-	source   *migration.Source
-	dest     *migration.Dest
-	rebooter *reboot.Rebooter
+	source     *migration.Source
+	dest       *migration.Dest
+	rebooter   *reboot.Rebooter
+	reviewSoon chan struct{} // has room for one
 
 	base    context.Context //nolint:containedctx // the context of everything the agent runs; ended by Stop
 	cancel  context.CancelCauseFunc
 	spawned sync.WaitGroup
 
-	redelivered atomic.Int64 // casts that were read and had been delivered before
-	started     time.Time
-	taken       chan struct{}  // closed when the tasks of an earlier run are in their lanes
-	close       []func() error // undone in reverse by Stop
+	returns returns // casts of an earlier run, while the first tasks wait for them
+	started time.Time
+	taken   chan struct{}  // closed when the tasks of an earlier run are in their lanes
+	close   []func() error // undone in reverse by Stop
 }
 
 // Ports are what the agent stands on. All are required; the caller closes them
@@ -143,6 +143,7 @@ func New(cfg Config, p Ports) *Agent {
 	a := &Agent{
 		cfg: cfg.WithDefaults(), hv: p.Hypervisor, bus: p.Bus, net: p.Network, store: p.Store,
 		views: newViewSet(), lanes: newLanes(), asides: newLanes(), taken: make(chan struct{}), endpoints: endpoints(), machine: machine{seen: make(chan struct{})},
+		reviewSoon: make(chan struct{}, 1),
 	}
 	a.progress = &progressBoard{views: a.views}
 	a.ledger = newLedger(a.cfg.Host, a.cfg.TasksKept, p.Store, a.views)

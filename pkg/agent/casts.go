@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
@@ -106,19 +107,65 @@ const gatherBeat = 250 * time.Millisecond
 // gatherWaits is how many times AckWait it looks at most.
 const gatherWaits = 3
 
+// returns counts the casts that were delivered before a moment, to this or an earlier
+// run, and have come again since. mu guards what is below it.
+type returns struct {
+	mu   sync.Mutex
+	seen map[uint64]struct{} // sequences that were read since; nil: nobody counts
+	came int                 // those among them that had been delivered before
+}
+
+// watch begins to count.
+func (r *returns) watch() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.seen, r.came = map[uint64]struct{}{}, 0
+}
+
+// note counts a batch that was read. A cast counts once, however often it comes, and not
+// at all when its first delivery was since.
+func (r *returns) note(batch []rpc.Delivery) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.seen == nil {
+		return
+	}
+	for i := range batch {
+		if _, twice := r.seen[batch[i].Sequence]; twice {
+			continue
+		}
+		r.seen[batch[i].Sequence] = struct{}{}
+		if batch[i].Delivered > 1 {
+			r.came++
+		}
+	}
+}
+
+func (r *returns) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.came
+}
+
+// end gives back what counting takes.
+func (r *returns) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.seen = nil
+}
+
 // gather waits while casts that were delivered before, to this or an earlier run,
 // may still come again: they belong before what is read now. It ends when none is
-// left, when as many as missing (if that is known) have come, or after gatherWaits
-// times AckWait: a busy server is late.
+// left, when as many as missing (if that is known, and returns counts) have come, or
+// after gatherWaits times AckWait: a busy server is late.
 func (a *Agent) gather(ctx context.Context, reader rpc.CastReader, missing int) {
 	until := time.Now().Add(gatherWaits * a.cfg.AckWait)
-	have := a.redelivered.Load()
 	for said := false; ; {
 		n, err := reader.Unacked(ctx)
 		if err == nil && n == 0 || errors.Is(err, fault.NotFound) {
 			return
 		}
-		if missing > 0 && a.redelivered.Load()-have >= int64(missing) {
+		if missing > 0 && a.returns.count() >= missing {
 			return
 		}
 		left := time.Until(until)

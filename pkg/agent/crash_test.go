@@ -11,6 +11,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/state"
 	"github.com/compute-agent/compute-agent/pkg/virt/fake"
 )
 
@@ -168,6 +169,59 @@ func killedAt(r *rig, d deed, p point) {
 		return
 	}
 	same(r.t, "task_state", r.show("a", id).TaskState, instance.TaskNone)
+}
+
+// A task that finds its instance free begins in the transaction that accepts it. When the
+// agent dies right behind that one, before anybody has heard of it, the task goes on at the
+// next start, and happens once.
+func TestKilledWhenBegun(t *testing.T) {
+	later := map[string]bool{api.BuildAndRunInstance: true, api.RebootInstance: true} // they begin in their turn only
+	for _, d := range deeds() {
+		t.Run(d.name, func(t *testing.T) {
+			inBubble(t, func(r *rig) {
+				n := r.nodes["a"]
+				want := r.undisturbed(d)
+				id, req := r.prepare(d), instance.NewUUID()
+				r.pass(time.Second) // the journal is at rest
+				before := effects(n.machine.Counts(id))
+				n.dies.Store(true)
+				r.castAs(req, "a", d.method, d.args(id))
+				r.pass(50 * time.Millisecond)
+				if got := minus(effects(n.machine.Counts(id)), before); got != (fake.Effects{}) {
+					t.Errorf("effects before the death %+v", got)
+				}
+				n.crash()
+				n.dies.Store(false)
+				n.wantTask(req, map[bool]api.TaskState{true: api.TaskAccepted, false: api.TaskRunning}[later[d.method]])
+				n.start()
+				r.done(req)
+				r.pass(10 * time.Second)
+				if got := minus(effects(n.machine.Counts(id)), before); got != want {
+					t.Errorf("effects %+v, want %+v", got, want)
+				}
+				if diff := cmp.Diff(wholeLife, slices.Compact(r.life(req))); diff != "" {
+					t.Errorf("told (-want +got):\n%s", diff)
+				}
+			}, "a")
+		})
+	}
+}
+
+// wantTask looks at a task in the journal of an agent that does not run.
+func (n *node) wantTask(req string, want api.TaskState) {
+	n.r.t.Helper()
+	s, err := state.Open(n.r.ctx, n.dir, state.Options{NoSync: true})
+	if err != nil {
+		n.r.t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	tasks := state.Table[agent.Task]{Name: "tasks", Version: 1}
+	_ = s.View(func(tx *state.Tx) error {
+		if got, known, err := tasks.Get(tx, req); !known || err != nil || got.State != want {
+			n.r.t.Errorf("the task is journaled as %q, %v, %v; want %s", got.State, known, err, want)
+		}
+		return nil
+	})
 }
 
 // A clean stop in the middle of a task is no other thing: it goes on at the next start.

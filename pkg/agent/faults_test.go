@@ -3,8 +3,13 @@ package agent_test
 import (
 	"context"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/agent"
+	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/rpc"
+	"github.com/compute-agent/compute-agent/pkg/virt"
 	"github.com/compute-agent/compute-agent/pkg/virt/fake"
 )
 
@@ -74,3 +79,80 @@ type panics struct{ agent.Hypervisor }
 func (p panics) Pause(context.Context, string) error { panic("a defect") }
 
 func (p panics) Console(context.Context, string, int) ([]byte, error) { panic("another") }
+
+// slowAcks is a bus that takes its time to take an acknowledgement.
+type slowAcks struct {
+	agent.Bus
+	delay *atomic.Int64 // of each one
+}
+
+func (s slowAcks) Casts(ctx context.Context, host string) (rpc.CastReader, error) {
+	reader, err := s.Bus.Casts(ctx, host)
+	return slowReader{reader, s.delay}, err
+}
+
+type slowReader struct {
+	rpc.CastReader
+	delay *atomic.Int64
+}
+
+func (s slowReader) Next(ctx context.Context, limit int) ([]rpc.Delivery, error) {
+	batch, err := s.CastReader.Next(ctx, limit)
+	for i := range batch {
+		ack := batch[i].Ack
+		batch[i].Ack = func() error {
+			<-time.After(time.Duration(s.delay.Load()))
+			return ack()
+		}
+	}
+	return batch, err
+}
+
+// slowLooks is a hypervisor that counts the looks at guests and, once slow, lets none be
+// cut short.
+type slowLooks struct {
+	agent.Hypervisor
+	slow         atomic.Bool
+	begun, ended atomic.Int64
+}
+
+func (s *slowLooks) Lookup(ctx context.Context, id string) (virt.Domain, error) {
+	s.begun.Add(1)
+	defer s.ended.Add(1)
+	if s.slow.Load() {
+		<-time.After(time.Second)
+	}
+	return s.Hypervisor.Lookup(ctx, id)
+}
+
+// slowPeer is a bus whose calls to other hosts take long; it tells how many were on their
+// way at once.
+type slowPeer struct {
+	agent.Bus
+	mu        sync.Mutex
+	now, most int
+}
+
+func (s *slowPeer) count(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now += n
+	s.most = max(s.most, s.now)
+}
+
+func (s *slowPeer) Call(ctx context.Context, host string, m rpc.Message) ([]byte, error) {
+	s.count(1)
+	defer s.count(-1)
+	select {
+	case <-time.After(time.Minute):
+	case <-ctx.Done():
+	}
+	return s.Bus.Call(ctx, host, m)
+}
+
+// listless is a bus that lists no view, as one that does not allow it.
+type listless struct{ agent.Bus }
+
+func (listless) List(context.Context, rpc.Bucket, []string) ([]rpc.Entry, error) {
+	return nil, fault.New(fault.Unauthorized, "list", "", "permissions violation")
+}

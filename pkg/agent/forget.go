@@ -18,7 +18,7 @@ const forgetBatch = 1000
 // forget removes ended tasks and migrations that are too old or too many, now and
 // then and whenever there are too many.
 func (a *Agent) forget(ctx context.Context) error {
-	loop := green.NewFixedIntervalLoopingCall[struct{}](func(ctx context.Context) error {
+	return every(ctx, a.cfg.ReconcileInterval, 0, func(ctx context.Context) {
 		before := time.Now().Add(-a.cfg.TaskRetention)
 		for gone := 0; ; {
 			n, err := a.ledger.prune(ctx, before, a.cfg.TasksKept, a.cfg.MigrationsKept)
@@ -26,20 +26,15 @@ func (a *Agent) forget(ctx context.Context) error {
 			switch {
 			case err != nil && ctx.Err() == nil:
 				logkit.From(ctx).Warn("old tasks were not removed", logkit.Err(err))
-				return nil
+				return
 			case err == nil && n > 0:
 				continue
 			case gone > 0:
 				logkit.From(ctx).Debug("old tasks and migrations were forgotten", logkit.Key("count").Of(gone))
 			}
-			return nil
+			return
 		}
-	})
-	if err := loop.Start(ctx, a.cfg.ReconcileInterval, green.WakeOn(a.ledger.full)); err != nil {
-		return err
-	}
-	_, err := loop.Wait(context.WithoutCancel(ctx))
-	return err
+	}, green.WakeOn(a.ledger.full))
 }
 
 // prune removes some of the ended tasks and migrations that ended before t, or are

@@ -140,10 +140,8 @@ func (in *intake) take(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.returns.note(in.batch)
 	for _, d := range in.batch {
-		if d.Delivered > 1 {
-			a.redelivered.Add(1)
-		}
 		if err := d.Ack(); err != nil { // it comes again, its id is known then
 			logkit.From(ctx).Debug("a cast was not acknowledged", logkit.RequestID.Of(d.RequestID), logkit.Err(err))
 		}

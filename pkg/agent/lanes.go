@@ -288,13 +288,24 @@ func (l *lanes) held(key string) (running Op, waiting []Op) {
 	return running, waiting
 }
 
-// takeOver ends the running task of an instance early.
-func (l *lanes) takeOver(key string) {
+// takeOver ends the running task of an instance early for one that waits behind it and
+// may do so. A task that has its turn meanwhile ends nothing: what it was to take over
+// from has ended by itself. A migration is not ended here but named, to be aborted.
+func (l *lanes) takeOver(key, by string, op Op) (migration string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n := l.by[key]; n != nil && n.holder() != nil {
-		n.running.cancel(errTakenOver)
+	n := l.by[key]
+	if n == nil || n.holder() == nil || Admit(n.running.op, op) != TakeOver {
+		return ""
 	}
+	if !slices.ContainsFunc(n.waiting, func(w entry) bool { return w.task.ID == by }) {
+		return ""
+	}
+	if n.running.op == OpMigrate {
+		return n.running.task.Migration
+	}
+	n.running.cancel(errTakenOver)
+	return ""
 }
 
 // withdraw takes a migration that has not begun out of its lane; ok is false when
@@ -344,7 +355,9 @@ func (l *lanes) noteMissed(e virt.Event) bool {
 	if n == nil || n.holder() == nil {
 		return false
 	}
-	n.missed = &e
+	if n.missed == nil || e.Kind != "" { // what was told is kept over a look that nobody told of
+		n.missed = &e
+	}
 	return true
 }
 

@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"errors"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
+	"github.com/compute-agent/compute-agent/pkg/virt/fake"
 )
 
 func deaf() instance.Spec {
@@ -86,6 +88,51 @@ func TestTerminateTakesOverABuild(t *testing.T) {
 			t.Errorf("left behind: %v", a)
 		}
 	}, "a")
+}
+
+// What a request is to take over from may end while the request is acknowledged: then
+// nothing is taken over, least of all the request itself.
+func TestTakeOverComesTooLate(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		n, s := r.nodes["a"], guest()
+		var delay atomic.Int64
+		n.stop()
+		n.wrapBus = func(b agent.Bus) agent.Bus { return slowAcks{b, &delay} }
+		n.start()
+		started := n.machine.Faults().Add(hangs("Start"))
+		build := r.cast("a", api.BuildAndRunInstance, api.BuildArgs{Spec: s})
+		r.pass(time.Second)
+		delay.Store(int64(3 * time.Second))
+		n.machine.Faults().Add(fake.Fault{Method: "Destroy", Delay: 10 * time.Second, Times: 1})
+		gone := r.cast("a", api.TerminateInstance, about(s.UUID))
+		r.pass(time.Second)
+		started()
+		r.done(build)
+		r.done(gone)
+	}, "a")
+}
+
+// A migration that ends while the termination is acknowledged is not aborted any more,
+// and the termination goes on.
+func TestTakeOverOfAMigrationComesTooLate(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		n, id := r.nodes["a"], r.build("a")
+		var delay atomic.Int64
+		n.stop()
+		n.wrapBus = func(b agent.Bus) agent.Bus { return slowAcks{b, &delay} }
+		n.start()
+		stuck := n.machine.Faults().Add(fake.Fault{Method: fake.PointBegin, Delay: 2 * time.Second, Err: errors.New("not now"), Times: 1})
+		defer stuck()
+		move := r.cast("a", api.LiveMigration, api.MigrateArgs{Instance: id, Dest: "b"})
+		r.pass(time.Second)
+		delay.Store(int64(5 * time.Second))
+		n.machine.Faults().Add(fake.Fault{Method: "Destroy", Delay: 10 * time.Second, Times: 1})
+		gone := r.cast("a", api.TerminateInstance, about(id))
+		if e := r.end(move); e.State != api.TaskFailed || e.Error.Kind == fault.Cancelled {
+			t.Errorf("the migration ended as %s: %v, want failed by itself", e.State, e.Error)
+		}
+		r.done(gone)
+	}, "a", "b")
 }
 
 // A termination ends a running migration by its abort; one that the migration
@@ -206,6 +253,39 @@ func TestOrderOverLostDeliveries(t *testing.T) {
 			}, "a")
 		})
 	}
+}
+
+// A cast that comes again twice does not stand for another one that has not come yet.
+func TestOrderOverRepeatedDeliveries(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		n, id := r.nodes["a"], r.build("a")
+		began := len(r.order())
+		first, second := instance.NewUUID(), instance.NewUUID()
+		deliveries := map[string]int{}
+		r.bus.SetFaults(func(p rpc.Passage) rpc.Fate {
+			if p.Leg != rpc.LegDelivery {
+				return rpc.Fate{}
+			}
+			deliveries[p.Request]++
+			switch n := deliveries[p.Request]; p.Request {
+			case first:
+				return rpc.Fate{Drop: n == 1, Duplicate: n > 1}
+			case second:
+				return rpc.Fate{Drop: n <= 2}
+			}
+			return rpc.Fate{}
+		})
+		r.castAs(first, "a", api.PauseInstance, about(id))
+		r.castAs(second, "a", api.UnpauseInstance, about(id))
+		r.pass(100 * time.Millisecond)
+		n.crash()
+		n.start()
+		want := []string{first, second, r.cast("a", api.PauseInstance, about(id))}
+		r.done(want[2])
+		if d := cmp.Diff(want, r.order()[began:]); d != "" {
+			t.Errorf("order (-want +got):\n%s", d)
+		}
+	}, "a")
 }
 
 // Deliveries that come twice, late and in any order do nothing twice.

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/inventory"
 	"github.com/compute-agent/compute-agent/pkg/migration"
@@ -70,9 +71,13 @@ func newLedger(host string, keep int, store *state.Store, views *viewSet) *ledge
 }
 
 // load reads the journal at start and gives the tasks that have not ended, oldest
-// first, and the records that can't be read.
+// first, and the records that can't be read. A journal of a later version is refused.
 func (l *ledger) load() (open []Task, bad []error, err error) {
 	err = l.store.View(func(tx *state.Tx) error {
+		if err := state.Newer(tx, instanceTable, taskTable, endedTable, migrationTable, settingTable); err != nil {
+			return fault.New(fault.UnsupportedVersion, "read journal", l.store.Path(), "it is left as it is").Because(err).
+				WithHint("run the version of the agent that wrote %s; or, to begin without what it knows of requests and instances, move it aside", l.store.Path())
+		}
 		instances, bad1 := instanceTable.Values(tx)
 		for _, i := range instances {
 			l.keepInstanceLocked(i)

@@ -12,7 +12,6 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/migration"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
-	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
 /*
@@ -103,12 +102,14 @@ func (a *Agent) openCasts(ctx context.Context, tasks []Task) error {
 	close(a.taken)
 	a.views.renew()
 	n, err := reader.Unacked(ctx) // before reading: what is read now is not missing
+	a.returns.watch()
 	missing := n > 0 || err != nil && !errors.Is(err, fault.NotFound)
 	a.onReconnect(reader)
 	a.spawn(func(ctx context.Context) {
 		if missing {
 			a.gather(ctx, reader, n)
 		}
+		a.returns.end()
 		a.awaitInventory(ctx)
 		a.lanes.release(first)
 	})
@@ -193,6 +194,13 @@ func (a *Agent) thread(fn func(context.Context) error) {
 	})
 }
 
+// every runs fn each interval, the first time after delay, until ctx ends.
+func every(ctx context.Context, interval, delay time.Duration, fn func(context.Context), opts ...green.LoopOption) error {
+	loop := green.NewFixedIntervalLoopingCall[struct{}](func(ctx context.Context) error { fn(ctx); return nil })
+	_, err := loop.Run(ctx, interval, append(opts, green.InitialDelay(delay))...)
+	return err
+}
+
 // threads starts what runs as long as the agent does.
 func (a *Agent) threads() {
 	a.thread(a.tellEvents)
@@ -210,27 +218,20 @@ func (a *Agent) threads() {
 // serveLanes carries out the tasks of lanes; held says that they hold their instance.
 func (a *Agent) serveLanes(l *lanes, held bool) {
 	a.thread(func(ctx context.Context) error {
-		return l.run(ctx, func(ctx context.Context, t *turn) bool { return a.carryTurn(ctx, t, held) },
-			func(e virt.Event) { a.looks.Add(e.Domain, 0, e) })
+		return l.run(ctx, func(ctx context.Context, t *turn) bool { return a.carryTurn(ctx, t, held) }, a.lookAt)
 	})
 }
 
 // housekeep is the slow beat: an inventory, and the views anew.
 func (a *Agent) housekeep(ctx context.Context) error {
-	loop := green.NewFixedIntervalLoopingCall[struct{}](func(ctx context.Context) error {
+	return every(ctx, a.cfg.ReconcileInterval, a.cfg.ReconcileInterval, func(ctx context.Context) {
 		if _, connected, _ := a.machine.get(); connected {
 			if err := a.reconcile(ctx); err != nil && ctx.Err() == nil {
 				logkit.From(ctx).Warn("no inventory", logkit.Err(err))
 			}
 		}
 		a.views.renew() // somebody may have spoilt them
-		return nil
 	})
-	if err := loop.Start(ctx, a.cfg.ReconcileInterval, green.InitialDelay(a.cfg.ReconcileInterval)); err != nil {
-		return err
-	}
-	_, err := loop.Wait(context.WithoutCancel(ctx))
-	return err
 }
 
 func (a *Agent) serviceInfo() rpc.ServiceInfo {

@@ -23,8 +23,9 @@ type machine struct {
 	facts     virt.Host
 	connected bool // and an inventory was taken since
 	foreign   int
-	problems  []string      // what waits for a person, renewed by each reconcile
-	seen      chan struct{} // closed after the first inventory that succeeded
+	problems  []string        // what waits for a person, renewed by each reconcile
+	later     map[string]bool // instances that lookLater has promised a look
+	seen      chan struct{}   // closed after the first inventory that succeeded
 	once      sync.Once
 }
 
@@ -55,6 +56,16 @@ func (a *Agent) onEvent(e virt.Event) {
 	if e.Kind == virt.EventDisconnected {
 		a.machine.set(func(m *machine) { m.connected = false })
 		a.views.mark(rpc.Hosts, "")
+	}
+	a.lookAt(e)
+}
+
+// lookAt has a domain looked at. What an event has told of it is kept over a look that
+// nobody told of.
+func (a *Agent) lookAt(e virt.Event) {
+	if e.Kind == "" {
+		a.looks.Offer(e.Domain, 0, e)
+		return
 	}
 	a.looks.Add(e.Domain, 0, e)
 }
@@ -214,7 +225,7 @@ func (a *Agent) reconcile(ctx context.Context) error {
 	a.machine.once.Do(func() { close(a.machine.seen) })
 	a.views.mark(rpc.Hosts, "")
 	a.showNow(ctx, rpc.Hosts, "")
-	green.SpawnN(ctx, func(ctx context.Context) error { a.review(ctx); return nil })
+	signal(a.reviewSoon)
 	logkit.From(ctx).Info("inventory taken", logkit.Key("instances").Of(len(repairs)),
 		logkit.Key("foreign").Of(foreign), logkit.Key("problems").Of(len(problems)))
 	return nil
@@ -262,19 +273,38 @@ func (a *Agent) repair(ctx context.Context, r reconcile.Repair) {
 const reconciled = virt.Reason("reconciled")
 
 // lookLater has an instance looked at again, and its ports, that an inventory left to the
-// task or the migration that held it: they may end without a look at the guest.
+// task or the migration that held it: they may end without a look at the guest. An
+// instance that was promised a look gets no second one.
 func (a *Agent) lookLater(id string) {
-	green.SpawnAfter(a.base, a.cfg.RetryLimit, func(ctx context.Context) (struct{}, error) {
-		a.looks.Add(id, 0, virt.Event{Domain: id, Reason: reconciled})
-		d, err := a.hv.Lookup(ctx, id)
-		if inst, known := a.ledger.instance(id); err == nil && known && d.Active() && d.Generation == inst.Generation {
-			err = a.rewire(ctx, id)
+	promised := false
+	a.machine.set(func(m *machine) {
+		if m.later == nil {
+			m.later = map[string]bool{}
 		}
-		if err != nil && !isGone(err) && ctx.Err() == nil { // while the hypervisor is away, the inventory after its return looks
-			logkit.From(ctx).Warn("an instance could not be looked at again", logkit.Instance.Of(id), logkit.Err(err))
-		}
-		return struct{}{}, nil
+		promised, m.later[id] = m.later[id], true
 	})
+	if promised {
+		return
+	}
+	a.spawn(func(ctx context.Context) {
+		err := green.Sleep(ctx, a.cfg.RetryLimit)
+		a.machine.set(func(m *machine) { delete(m.later, id) })
+		if err == nil {
+			a.lookAgain(ctx, id)
+		}
+	})
+}
+
+// lookAgain keeps what lookLater has promised.
+func (a *Agent) lookAgain(ctx context.Context, id string) {
+	a.lookAt(virt.Event{Domain: id, Reason: reconciled})
+	d, err := a.hv.Lookup(ctx, id)
+	if inst, known := a.ledger.instance(id); err == nil && known && d.Active() && d.Generation == inst.Generation {
+		err = a.rewire(ctx, id)
+	}
+	if err != nil && !isGone(err) && ctx.Err() == nil { // while the hypervisor is away, the inventory after its return looks
+		logkit.From(ctx).Warn("an instance could not be looked at again", logkit.Instance.Of(id), logkit.Err(err))
+	}
 }
 
 func eventOf(s instance.VMState) virt.EventKind {

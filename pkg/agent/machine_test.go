@@ -1,7 +1,9 @@
 package agent_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/compute-agent/compute-agent/pkg/agent"
+	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
@@ -139,6 +143,34 @@ func TestReconcile(t *testing.T) {
 	}, "a")
 }
 
+// An instance that a task holds for long is looked at now and then, however many
+// inventories come by, and the agent's stop waits for the look.
+func TestLooksDoNotPileUp(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		n, id := r.nodes["a"], r.build("a")
+		looks := &slowLooks{}
+		n.stop()
+		n.cfg.ReconcileInterval = time.Second
+		n.wrap = func(hv agent.Hypervisor) agent.Hypervisor { looks.Hypervisor = hv; return looks }
+		n.start()
+		release := n.machine.Faults().Add(hangs("Pause"))
+		defer release()
+		r.cast("a", api.PauseInstance, about(id))
+		r.pass(time.Minute)
+		before := looks.begun.Load()
+		r.pass(time.Minute)
+		if got := looks.begun.Load() - before; got == 0 || got > 13 {
+			t.Errorf("%d looks in a minute, want one every 5 s", got)
+		}
+		looks.slow.Store(true)
+		for before = looks.begun.Load(); looks.begun.Load() == before; {
+			r.pass(10 * time.Millisecond)
+		}
+		n.stop()
+		same(t, "looks that have ended", looks.ended.Load(), looks.begun.Load())
+	}, "a")
+}
+
 // The network's word about a port reaches the build that waits for it, before or
 // after it begins to wait, and the destination of a guest that is on its way.
 func TestExternalEvents(t *testing.T) {
@@ -173,10 +205,10 @@ func TestExternalEvents(t *testing.T) {
 }
 
 // A task that this version does not know, left by a newer one, ends as failed and
-// gives its instance free; a record of a newer form is left as it is.
+// gives its instance free.
 func TestDowngrade(t *testing.T) {
 	inBubble(t, func(r *rig) {
-		n, id, other := r.nodes["a"], r.build("a"), r.build("a")
+		n, id := r.nodes["a"], r.build("a")
 		inst := r.show("a", id)
 		n.stop()
 		inst.TaskState = "levitating"
@@ -185,14 +217,10 @@ func TestDowngrade(t *testing.T) {
 			t.Fatal(err)
 		}
 		instances := state.Table[instance.Instance]{Name: "instances", Version: 1}
-		newer := state.Table[map[string]any]{Name: "instances", Version: 2}
 		tasks := state.Table[map[string]any]{Name: "tasks", Version: 1}
 		req := instance.NewUUID()
 		err = s.Update(r.ctx, func(tx *state.Tx) error {
 			if err := instances.Put(tx, id, inst); err != nil {
-				return err
-			}
-			if err := newer.Put(tx, other, map[string]any{"uuid": other, "levitates": true}); err != nil {
 				return err
 			}
 			return tasks.Put(tx, req, map[string]any{
@@ -208,19 +236,42 @@ func TestDowngrade(t *testing.T) {
 		r.failed(req, api.TaskFailed, "unsupported_method")
 		same(t, "task_state", r.show("a", id).TaskState, instance.TaskNone)
 		r.done(r.cast("a", api.PauseInstance, about(id)))
-		n.stop()
-		if s, err = state.Open(r.ctx, n.dir, state.Options{NoSync: true}); err != nil {
-			t.Fatal(err)
-		}
-		_ = s.View(func(tx *state.Tx) error {
-			if v, ok, err := newer.Get(tx, other); !ok || err != nil || v["levitates"] != true {
-				t.Errorf("the newer record is %v, %v", v, err)
-			}
-			return nil
-		})
-		_ = s.Close()
-		n.start()
 	}, "a")
+}
+
+// A journal in which a later version has written, in whichever table, is not begun with
+// and left as it is.
+func TestJournalOfALaterVersion(t *testing.T) {
+	for _, table := range []string{"instances", "tasks", "ended", "migrations", "settings", "outbox", "outbox_told"} {
+		t.Run(table, func(t *testing.T) {
+			inBubble(t, func(r *rig) {
+				n := r.nodes["a"]
+				r.build("a")
+				n.stop()
+				newer := state.Table[map[string]any]{Name: table, Version: 3}
+				s, err := state.Open(r.ctx, n.dir, state.Options{NoSync: true})
+				if err == nil {
+					err = s.Update(r.ctx, func(tx *state.Tx) error { return newer.Put(tx, "x", map[string]any{"levitates": true}) })
+				}
+				if err == nil {
+					err = s.Close()
+				}
+				path := filepath.Join(n.dir, state.FileName)
+				before, rerr := os.ReadFile(path)
+				if err != nil || rerr != nil {
+					t.Fatal(err, rerr)
+				}
+				err = n.begin()
+				if !errors.Is(err, state.ErrNewer) || !errors.Is(err, fault.UnsupportedVersion) || !strings.Contains(fault.HintOf(err), path) {
+					t.Errorf("Start = %v (hint %q), want unsupported_version and what to do with %s", err, fault.HintOf(err), path)
+				}
+				n.stop()
+				if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
+					t.Errorf("the journal was changed, %v", err)
+				}
+			}, "a")
+		})
+	}
 }
 
 // What a host has is seen at once, not with the next report.
@@ -249,6 +300,26 @@ func TestHostViewFollows(t *testing.T) {
 		if n := count(); n != 0 {
 			t.Errorf("%d instances a second after the only one was removed", n)
 		}
+	}, "a")
+}
+
+// A host that may not list the views, or can't, still reports, and shows what changes:
+// a silent one counts as down.
+func TestViewsWithoutAList(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		n, id := r.nodes["a"], r.build("a")
+		n.stop()
+		n.wrapBus = func(b agent.Bus) agent.Bus { return listless{b} }
+		n.start()
+		r.pass(65 * time.Minute) // off the beat of the inventories
+		e, err := r.ctl.Get(r.ctx, rpc.Hosts, []string{"a"})
+		if err != nil || time.Since(e.At) > n.cfg.WithDefaults().ReportInterval+time.Second {
+			t.Errorf("the host reported at %v, %v, now it is %v", e.At, err, time.Now())
+		}
+		r.done(r.cast("a", api.PauseInstance, about(id)))
+		r.pass(10 * time.Second)
+		inst, _ := r.view("a", id)
+		same(t, "vm_state in the view", inst.VMState, instance.VMPaused)
 	}, "a")
 }
 

@@ -151,9 +151,9 @@ func (a *Agent) recoverMigration(ctx context.Context, j *job) (outcome, error) {
 		if rec.Role != migration.RoleSource || !rec.Frozen() || rec.Ended() || args.Migration != "" && rec.Migration.UUID != args.Migration {
 			continue
 		}
-		again, err := a.source.TakeUp(ctx, rec)
+		_, err := a.source.TakeUp(ctx, rec)
 		if err == nil {
-			a.goOnWith(again) //nolint:contextcheck // it outlives the request
+			a.goOnWith(rec.Migration.UUID) //nolint:contextcheck // it outlives the request
 		}
 		return outcome{}, err
 	}

@@ -25,6 +25,11 @@ func (o owner) Save(ctx context.Context, r migration.Record) error {
 	return o.a.ledger.commit(ctx, func(c *change) error { return o.save(c, r) })
 }
 
+// Load implements [migration.Journal].
+func (o owner) Load(role migration.Role, id string) (migration.Record, bool) {
+	return o.a.ledger.record(role, id)
+}
+
 func (o owner) save(c *change, r migration.Record) error {
 	if err := c.putRecord(r); err != nil {
 		return err

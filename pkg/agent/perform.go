@@ -158,7 +158,7 @@ func (a *Agent) overtake(t *turn) {
 		t.cancel(errTakenOver)
 		return
 	}
-	a.spawn(func(ctx context.Context) { a.giveWay(ctx, t.task.Instance) })
+	a.spawn(func(ctx context.Context) { a.giveWay(ctx, t.task.Instance, t.task.Migration) })
 }
 
 // domainID is the hypervisor's number of a guest before its reboot; -1: it is off.

@@ -27,7 +27,7 @@ func (a *Agent) resolveMigration(ctx context.Context, j *job) (outcome, error) {
 	if err == nil && args.As != "" {
 		rec, err = a.source.Settle(ctx, rec, migration.Verdict(args.As), true)
 		if err == nil {
-			a.goOnWith(rec) //nolint:contextcheck // it outlives the request
+			a.goOnWith(rec.Migration.UUID) //nolint:contextcheck // it outlives the request
 		}
 	}
 	if err != nil {
@@ -38,40 +38,38 @@ func (a *Agent) resolveMigration(ctx context.Context, j *job) (outcome, error) {
 	}}, nil
 }
 
-// goOnWith carries a settled migration to its end; it has no task any more.
-func (a *Agent) goOnWith(rec migration.Record) {
-	green.SpawnN(a.base, func(ctx context.Context) error {
-		if _, err := a.source.Run(ctx, &rec); err != nil && ctx.Err() == nil {
-			logkit.From(ctx).Warn("a settled migration ended", logkit.Migration.Of(rec.Migration.UUID), logkit.Err(err))
+// goOnWith carries a settled migration to its end; it has no task any more. It goes by
+// the record as it is then: somebody else may have carried it there already.
+func (a *Agent) goOnWith(migrationID string) {
+	a.spawn(func(ctx context.Context) {
+		rec, known := a.ledger.record(migration.RoleSource, migrationID)
+		if !known || rec.Frozen() || rec.Ended() {
+			return
 		}
-		return nil
+		if _, err := a.source.Run(ctx, &rec); err != nil && ctx.Err() == nil {
+			logkit.From(ctx).Warn("a settled migration ended", logkit.Migration.Of(migrationID), logkit.Err(err))
+		}
 	})
 }
 
-// reviews looks at frozen migrations every ReviewInterval: a host that was away and comes
-// back tells nobody that it did.
+// reviews looks at frozen migrations every ReviewInterval, for a host that was away and
+// comes back tells nobody that it did, and after each inventory. It alone does, so that
+// no two looks act on one migration.
 func (a *Agent) reviews(ctx context.Context) error {
-	loop := green.NewFixedIntervalLoopingCall[struct{}](func(ctx context.Context) error {
-		a.review(ctx)
-		return nil
-	})
-	if err := loop.Start(ctx, a.cfg.ReviewInterval, green.InitialDelay(a.cfg.ReviewInterval)); err != nil {
-		return err
-	}
-	_, err := loop.Wait(context.WithoutCancel(ctx))
-	return err
+	return every(ctx, a.cfg.ReviewInterval, a.cfg.ReviewInterval, a.review, green.WakeOn(a.reviewSoon))
 }
 
 // review looks at each frozen migration again: hosts come back, and facts with them.
 // What has become clear goes on by itself, and so does what an earlier run of the agent
 // had settled.
 func (a *Agent) review(ctx context.Context) {
-	for _, rec := range a.ledger.openMigrations() {
-		if rec.Role != migration.RoleSource || rec.Ended() || a.source.Conducts(rec) {
+	for _, open := range a.ledger.openMigrations() {
+		rec, known := a.ledger.record(open.Role, open.Migration.UUID) // the looks before took their time
+		if !known || rec.Role != migration.RoleSource || rec.Ended() || a.source.Conducts(rec) {
 			continue
 		}
 		if rec.Settling && !rec.Frozen() {
-			a.goOnWith(rec) //nolint:contextcheck // it outlives the inventory
+			a.goOnWith(rec.Migration.UUID) //nolint:contextcheck // it outlives the review
 			continue
 		}
 		if rec.Frozen() {
@@ -93,12 +91,11 @@ func (a *Agent) reviewOne(ctx context.Context, rec migration.Record) {
 			logkit.Key("source").Of(facts.Source), logkit.Key("dest").Of(facts.Dest), logkit.Err(err))
 		return
 	}
-	settled, err := a.source.Settle(ctx, rec, proved, false)
-	if err != nil {
+	if _, err := a.source.Settle(ctx, rec, proved, false); err != nil {
 		logkit.From(ctx).Warn("a frozen migration can't go on", logkit.Err(err))
 		return
 	}
-	a.goOnWith(settled) //nolint:contextcheck // it outlives the inventory
+	a.goOnWith(rec.Migration.UUID) //nolint:contextcheck // it outlives the review
 }
 
 // frozen refuses what would act on a guest of which nobody knows where it is.

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/compute-agent/compute-agent/pkg/agent"
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
@@ -71,16 +72,33 @@ func TestFrozenInstanceWaitsForAPerson(t *testing.T) {
 	}, "a", "b")
 }
 
-// A host that comes back brings its facts: the next inventory ends the freeze.
+// A host that comes back brings its facts: the next review ends the freeze.
 func TestFrozenMigrationGoesOnByFacts(t *testing.T) {
 	inBubble(t, func(r *rig) {
 		inst, id := r.frozen()
 		r.nodes["b"].start()
-		r.pass(30 * time.Minute)
+		r.pass(5 * time.Minute) // the next inventory comes later
 		same(t, "status", r.status(id), instance.MigrationFailed)
 		same(t, "power", r.show("a", inst).PowerState, instance.PowerRunning)
 		if _, err := r.resolve(id, api.ResolveCompleted); fault.KindOf(err) != fault.Conflict {
 			t.Errorf("resolving what has ended: %v, want conflict", err)
 		}
+	}, "a", "b")
+}
+
+// However many inventories come by, a frozen migration is looked at by one at a time.
+func TestOneReviewAtATime(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		_, id := r.frozen()
+		a, peer := r.nodes["a"], &slowPeer{}
+		a.stop()
+		a.cfg.ReconcileInterval, a.cfg.ReviewInterval = 10*time.Second, 10*time.Second
+		a.wrapBus = func(b agent.Bus) agent.Bus { peer.Bus = b; return peer }
+		a.start()
+		r.pass(10 * time.Minute)
+		same(t, "status", r.status(id), instance.MigrationError)
+		peer.mu.Lock()
+		defer peer.mu.Unlock()
+		same(t, "calls to the other host at once", peer.most, 1)
 	}, "a", "b")
 }

@@ -43,7 +43,9 @@ type node struct {
 	dir     string
 	cfg     agent.Config
 	wrap    func(agent.Hypervisor) agent.Hypervisor // puts something before the driver
+	wrapBus func(agent.Bus) agent.Bus               // and before the bus
 	trouble atomic.Pointer[error]                   // of the journal's disk
+	dies    atomic.Bool                             // nobody learns of what is on disk from now on
 
 	driver *fake.Driver
 	conn   rpc.Transport
@@ -84,10 +86,17 @@ func inBubble(t *testing.T, test func(r *rig), hosts ...string) {
 }
 
 func (n *node) start() {
+	n.r.t.Helper()
+	if err := n.begin(); err != nil {
+		n.r.t.Fatalf("start %s: %v", n.name, err)
+	}
+}
+
+// begin is start, and gives the agent's error.
+func (n *node) begin() (err error) {
 	t := n.r.t
 	t.Helper()
-	var err error
-	if n.store, err = state.Open(n.r.ctx, n.dir, state.Options{NoSync: true, Trouble: n.diskTrouble}); err != nil {
+	if n.store, err = state.Open(n.r.ctx, n.dir, state.Options{NoSync: true, Trouble: n.diskTrouble, Written: n.death}); err != nil {
 		t.Fatal(err)
 	}
 	n.driver, n.conn = n.machine.Open(), n.r.bus.Connect(n.name)
@@ -95,15 +104,24 @@ func (n *node) start() {
 	if n.wrap != nil {
 		hv = n.wrap(hv)
 	}
-	n.agent = agent.New(n.cfg, agent.Ports{Hypervisor: hv, Bus: n.conn, Network: vif.New(vif.Config{}, n.network), Store: n.store})
-	if err := n.agent.Start(n.r.ctx); err != nil {
-		t.Fatalf("start %s: %v", n.name, err)
+	var bus agent.Bus = n.conn
+	if n.wrapBus != nil {
+		bus = n.wrapBus(bus)
 	}
+	n.agent = agent.New(n.cfg, agent.Ports{Hypervisor: hv, Bus: bus, Network: vif.New(vif.Config{}, n.network), Store: n.store})
+	return n.agent.Start(n.r.ctx)
 }
 
 func (n *node) diskTrouble() error {
 	if err := n.trouble.Load(); err != nil {
 		return *err
+	}
+	return nil
+}
+
+func (n *node) death() error {
+	if n.dies.Load() {
+		return errors.New("the process died")
 	}
 	return nil
 }

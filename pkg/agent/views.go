@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -200,18 +201,18 @@ func (a *Agent) publishRound(ctx context.Context, round uint64) error {
 	if more {
 		signal(a.views.wake)
 	}
+	var unlisted error
 	if stale {
-		if err := a.refreshViews(ctx); err != nil {
+		if unlisted = a.refreshViews(ctx); unlisted != nil {
 			a.views.renew()
-			return err
 		}
 	}
-	for part := range slices.Chunk(keys, viewsAtOnce) {
+	for part := range slices.Chunk(keys, viewsAtOnce) { // unlisted or not: a host that writes nothing counts as down
 		if err := a.show(ctx, part); err != nil {
-			return err // the bus is away: the others stay marked
+			return errors.Join(unlisted, err) // the bus is away: the others stay marked
 		}
 	}
-	return nil
+	return unlisted
 }
 
 // putViews writes entries as they are now, and tells how many from the front are stored.
@@ -252,8 +253,26 @@ func (a *Agent) viewEntry(k viewKey) (e rpc.Entry, err error) {
 }
 
 // refreshViews marks everything that is ours, and what the bus still shows of us
-// that is no more.
+// that is no more. Nothing is marked when the bus does not tell: it is tried again soon,
+// and all of it would be written each time.
 func (a *Agent) refreshViews(ctx context.Context) error {
+	bounded, cancel := context.WithTimeout(ctx, a.cfg.PublishTimeout)
+	defer cancel()
+	var shown []viewKey
+	for _, b := range []rpc.Bucket{rpc.Instances, rpc.Migrations} {
+		entries, err := a.bus.List(bounded, b, []string{a.cfg.Host, "*"})
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if len(e.Key) == 2 {
+				shown = append(shown, viewKey{b, e.Key[1]})
+			}
+		}
+	}
+	for _, k := range shown {
+		a.views.mark(k.bucket, k.id)
+	}
 	for _, i := range a.ledger.instancesNow() {
 		a.views.mark(rpc.Instances, i.UUID)
 	}
@@ -263,34 +282,13 @@ func (a *Agent) refreshViews(ctx context.Context) error {
 		}
 	}
 	a.views.mark(rpc.Hosts, "")
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.PublishTimeout)
-	defer cancel()
-	for _, b := range []rpc.Bucket{rpc.Instances, rpc.Migrations} {
-		entries, err := a.bus.List(ctx, b, []string{a.cfg.Host, "*"})
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			if len(e.Key) == 2 {
-				a.views.mark(b, e.Key[1])
-			}
-		}
-	}
 	return nil
 }
 
 // beat rewrites the host's view every report_interval; on a change it is marked
 // like any other entry.
 func (a *Agent) beat(ctx context.Context) error {
-	loop := green.NewFixedIntervalLoopingCall[struct{}](func(context.Context) error {
-		a.views.mark(rpc.Hosts, "")
-		return nil
-	})
-	if err := loop.Start(ctx, a.cfg.ReportInterval); err != nil {
-		return err
-	}
-	_, err := loop.Wait(context.WithoutCancel(ctx))
-	return err
+	return every(ctx, a.cfg.ReportInterval, 0, func(context.Context) { a.views.mark(rpc.Hosts, "") })
 }
 
 // hostView is the host as it is now.

@@ -78,12 +78,7 @@ func (c *Client) RecoverMigration(ctx context.Context, ref string) (*Task, error
 	if err != nil {
 		return nil, fault.Wrap(err, api.LiveMigrationRecover, "")
 	}
-	t, err := c.Cast(ctx, m.Source, api.LiveMigrationRecover, api.MigrationRefArgs{Instance: m.Instance, Migration: m.UUID})
-	if err != nil {
-		return nil, err
-	}
-	t.migration = m.UUID
-	return t, nil
+	return c.castFor(ctx, m, api.LiveMigrationRecover, api.MigrationRefArgs{Instance: m.Instance, Migration: m.UUID})
 }
 
 // LimitMigration changes the bandwidth, in MiB/s, of a migration that is under way; 0
@@ -93,13 +88,7 @@ func (c *Client) LimitMigration(ctx context.Context, ref string, mib uint64) (*T
 	if err != nil {
 		return nil, fault.Wrap(err, api.LiveMigrationSetBandwidth, "")
 	}
-	args := api.BandwidthArgs{Instance: m.Instance, Migration: m.UUID, BandwidthMiB: mib}
-	t, err := c.Cast(ctx, m.Source, api.LiveMigrationSetBandwidth, args)
-	if err != nil {
-		return nil, err
-	}
-	t.migration = m.UUID
-	return t, nil
+	return c.castFor(ctx, m, api.LiveMigrationSetBandwidth, api.BandwidthArgs{Instance: m.Instance, Migration: m.UUID, BandwidthMiB: mib})
 }
 
 func (c *Client) steer(ctx context.Context, method, ref string) (*Task, error) {
@@ -107,7 +96,12 @@ func (c *Client) steer(ctx context.Context, method, ref string) (*Task, error) {
 	if err != nil {
 		return nil, fault.Wrap(err, method, "")
 	}
-	t, err := c.Cast(ctx, m.Source, method, api.MigrationRefArgs{Instance: m.Instance, Migration: m.UUID})
+	return c.castFor(ctx, m, method, api.MigrationRefArgs{Instance: m.Instance, Migration: m.UUID})
+}
+
+// castFor asks a migration's source for something about it.
+func (c *Client) castFor(ctx context.Context, m instance.Migration, method string, args any) (*Task, error) {
+	t, err := c.Cast(ctx, m.Source, method, args)
 	if err != nil {
 		return nil, err
 	}

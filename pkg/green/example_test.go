@@ -323,6 +323,21 @@ func ExampleKeyedQueue() {
 	// context canceled
 }
 
+// What is only worth doing when nothing better waits.
+func ExampleKeyedQueue_Offer() {
+	ctx, stop := context.WithCancel(context.Background())
+	var looks green.KeyedQueue[string, string]
+	looks.Add("a1b2", 0, "it crashed")
+	looks.Offer("a1b2", 0, "just a look")
+	_ = looks.Run(ctx, 1, func(_ context.Context, instance, why string) error {
+		fmt.Println(instance, why)
+		stop()
+		return nil
+	})
+	// Output:
+	// a1b2 it crashed
+}
+
 // A lane per instance: one goroutine for each key that has work.
 func ExampleKeyedQueue_Run() {
 	ctx, stop := context.WithCancel(context.Background())

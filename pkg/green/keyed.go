@@ -46,6 +46,19 @@ type keyedHandler[K comparable, V any] func(context.Context, K, V) error
 func (q *KeyedQueue[K, V]) Add(key K, priority int, v V) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.addLocked(key, priority, v)
+}
+
+// Offer is Add, but where a value waits already that one stays as it is.
+func (q *KeyedQueue[K, V]) Offer(key K, priority int, v V) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if it := q.items[key]; it == nil || !it.waiting {
+		q.addLocked(key, priority, v)
+	}
+}
+
+func (q *KeyedQueue[K, V]) addLocked(key K, priority int, v V) {
 	it := q.items[key]
 	if it == nil {
 		if q.items == nil {

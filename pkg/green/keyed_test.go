@@ -96,6 +96,23 @@ var keyedQueueCases = []conformCase{
 		wantErr(t, "Run", stop(), errBoom)
 		wantUpdates(t, &got, update{"early", 6}, update{"x", 4}, update{"y", 3}, update{"z", 5})
 	}},
+	{"new, Offer on a waiting key: nothing, on another one as Add", func(t *testing.T, ctx context.Context) {
+		var q green.KeyedQueue[string, int]
+		var got journal[update]
+		q.Offer("x", 1, 1)
+		q.Offer("x", 0, 2)
+		q.Add("y", 1, 3)
+		q.Offer("y", 0, 4)
+		stop := runQueue(ctx, &q, 1, func(ctx context.Context, key string, v int) error {
+			if v == 1 {
+				q.Offer("x", 1, 5) // it is in work, and does not wait
+			}
+			return handled(&got, 0)(ctx, key, v)
+		})
+		synctest.Wait()
+		wantErr(t, "Run", stop(), errBoom)
+		wantUpdates(t, &got, update{"x", 1}, update{"y", 3}, update{"x", 5})
+	}},
 	{"new, Add on a key in work: once more, with the newest", func(t *testing.T, ctx context.Context) {
 		for _, workers := range []int{0, 1, 8} {
 			var q green.KeyedQueue[string, int]

@@ -94,6 +94,8 @@ type Plugger interface {
 type Journal interface {
 	// Save stores the record, by role and migration; it is durable when Save returns.
 	Save(ctx context.Context, r Record) error
+	// Load gives a record as it was saved last.
+	Load(role Role, migration string) (r Record, known bool)
 }
 
 // Owner keeps the agent's instance records. Each method is one transaction and

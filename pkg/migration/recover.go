@@ -170,9 +170,9 @@ func (s *Source) TakeUp(ctx context.Context, rec Record) (Record, error) {
 		return rec, fault.Newf(fault.Conflict, methodRecover, rec.Migration.UUID, "there is no broken post-copy to take up: on %s the guest is %s",
 			rec.Migration.Source, facts.Source).WithHint("compute-agent migration resolve %s shows the facts of both hosts", rec.Migration.UUID)
 	}
-	r, known, err := s.register(&rec)
-	if err != nil || known {
-		return rec, fault.New(fault.Conflict, methodRecover, rec.Migration.UUID, "this migration is being looked at already").Because(err)
+	r, err := s.thaw(methodRecover, &rec)
+	if err != nil {
+		return rec, err
 	}
 	defer s.drop(r)
 	err = r.save(ctx, func(rec *Record) {

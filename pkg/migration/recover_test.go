@@ -98,6 +98,8 @@ func TestBrokenPostCopyIsLeftToPeople(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		_, err = a.source.TakeUp(w.ctx, rec)
+		wantKind(t, "TakeUp by what was known before", err, fault.Conflict)
 		if m, err := a.source.Run(w.ctx, &again); err != nil || m.Status != instance.MigrationCompleted {
 			t.Errorf("taken up it ended as %s: %v", m.Status, err)
 		}

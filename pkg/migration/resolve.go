@@ -62,9 +62,9 @@ func (s *Source) Settle(ctx context.Context, rec Record, v Verdict, byPerson boo
 	if !byPerson && proved != v {
 		return rec, fault.Newf(fault.Conflict, "resolve_migration", rec.Migration.UUID, "the facts do not prove that it is %s", v)
 	}
-	r, known, err := s.register(&rec)
-	if err != nil || known {
-		return rec, fault.New(fault.Conflict, "resolve_migration", rec.Migration.UUID, "this migration is being looked at already").Because(err)
+	r, err := s.thaw("resolve_migration", &rec)
+	if err != nil {
+		return rec, err
 	}
 	defer s.drop(r)
 	err = r.save(ctx, func(rec *Record) {
@@ -89,6 +89,22 @@ func (s *Source) Settle(ctx context.Context, rec Record, v Verdict, byPerson boo
 			logkit.Key("by_person").Of(byPerson))
 	}
 	return r.withTimeline(r.record()), err
+}
+
+// thaw registers a frozen migration that was looked at, so that nobody else does anything
+// to it until it is dropped. Looking takes its time: it is conflict when somebody has
+// settled the migration meanwhile.
+func (s *Source) thaw(method string, rec *Record) (*run, error) {
+	r, known, err := s.register(rec)
+	if err != nil || known {
+		return nil, fault.New(fault.Conflict, method, rec.Migration.UUID, "this migration is being looked at already").Because(err)
+	}
+	now, known := s.ports.Journal.Load(RoleSource, rec.Migration.UUID)
+	if !known || !now.Frozen() || now.Ended() || !now.UpdatedAt.Equal(rec.UpdatedAt) {
+		s.drop(r)
+		return nil, fault.Newf(fault.Conflict, method, rec.Migration.UUID, "this migration has gone on since it was looked at: it is %s", now.Migration.Status)
+	}
+	return r, nil
 }
 
 // lawfulVerdict refuses what the facts speak against.

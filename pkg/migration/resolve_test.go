@@ -134,6 +134,24 @@ func TestAPersonCanNotDecideAgainstFacts(t *testing.T) {
 	}
 }
 
+// Looking takes its time. Who looked at a freeze that somebody else has ended meanwhile
+// ends nothing, and the record stays as it came to be.
+func TestSettleAfterSomebodyElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := freeze(t, false)
+		defer w.close()
+		looked := w.record()
+		if m, err := w.settle(migration.VerdictFailed, true); err != nil || m.Status != instance.MigrationFailed {
+			t.Fatalf("it ended as %s, %v", m.Status, err)
+		}
+		_, err := w.sites["a"].living().source.Settle(w.ctx, looked, migration.VerdictFailed, true)
+		wantKind(t, "the second decision", err, fault.Conflict)
+		if r := w.record(); !r.Ended() || r.Migration.Status != instance.MigrationFailed {
+			t.Errorf("the record is in phase %s, %s, want its end", r.Phase, r.Migration.Status)
+		}
+	})
+}
+
 // A migration that waits for people keeps its claim on the destination, but not the slot:
 // others may come meanwhile.
 func TestFrozenMigrationKeepsNoInboundSlot(t *testing.T) {

@@ -372,6 +372,13 @@ func (d doors) dead() error {
 	return nil
 }
 
+func (d doors) Load(role migration.Role, id string) (migration.Record, bool) {
+	d.a.w.mu.Lock()
+	defer d.a.w.mu.Unlock()
+	r, known := d.a.journal[string(role)+" "+id]
+	return r, known
+}
+
 func (d doors) Save(_ context.Context, r migration.Record) error {
 	w, p := d.a.w, string(r.Phase)
 	if r.Undoing {

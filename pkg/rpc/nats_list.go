@@ -25,10 +25,7 @@ type streamGetRequest struct {
 }
 
 type streamGetAnswer struct {
-	Error *struct {
-		Code        int    `json:"code"`
-		Description string `json:"description"`
-	} `json:"error"`
+	answer
 	Message struct {
 		Subject  string    `json:"subject"`
 		Sequence uint64    `json:"seq"`
@@ -135,6 +132,7 @@ func (c *natsConn) complete(ctx context.Context, encoded string, l *listing) ([]
 
 // streamInfo is what complete reads of a stream's information.
 type streamInfo struct {
+	answer
 	Total int `json:"total"`
 	State struct {
 		Subjects map[string]uint64 `json:"subjects"`
@@ -143,50 +141,65 @@ type streamInfo struct {
 
 // subjects gives one page of the subjects that a stream holds.
 func (c *natsConn) subjects(ctx context.Context, stream, filter string, offset int) (info streamInfo, err error) {
-	body, err := JSON(map[string]any{"subjects_filter": filter, "offset": offset})
-	if err != nil {
-		return info, err
+	refused, err := c.askStream(ctx, "$JS.API.STREAM.INFO.", stream, map[string]any{"subjects_filter": filter, "offset": offset}, &info)
+	if err == nil && refused != nil {
+		err = refused.fault(stream)
 	}
-	bounded, cancel := c.bounded(ctx)
-	defer cancel()
-	m, err := c.nc.RequestWithContext(bounded, "$JS.API.STREAM.INFO."+stream, body)
-	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		return info, natsFault(err, "list", stream)
-	}
-	if err := json.Unmarshal(m.Data, &info); err != nil {
-		return info, fault.WrapAs(fault.Internal, err, "list", stream)
-	}
-	return info, nil
+	return info, err
 }
 
 // nextMessage gives nil when there is none.
 func (c *natsConn) nextMessage(ctx context.Context, stream string, ask streamGetRequest) (*streamGetAnswer, error) {
+	var a streamGetAnswer
+	refused, err := c.askStream(ctx, streamGet, stream, ask, &a)
+	switch {
+	case err != nil:
+		return nil, err
+	case refused == nil:
+		return &a, nil
+	case refused.Code == 404 && !strings.Contains(refused.Description, "stream"):
+		return nil, nil //nolint:nilnil // no further message, and nothing is wrong
+	default:
+		return nil, refused.fault(stream)
+	}
+}
+
+// answer is part of each answer of the server's API: it may refuse in the place of what
+// was asked for.
+type answer struct {
+	Error *refusal `json:"error"`
+}
+
+func (a *answer) refused() *refusal { return a.Error }
+
+type refusal struct {
+	Code        int    `json:"code"`
+	Description string `json:"description"`
+}
+
+func (r *refusal) fault(stream string) error {
+	return fault.Newf(fault.Unavailable, "list", stream, "the server answers %d %s", r.Code, r.Description).
+		WithHint("run compute-agent nats-setup once for this NATS, and see that its servers run with JetStream")
+}
+
+// askStream asks the server's API about a stream and reads what it answers, or that it
+// refuses.
+func (c *natsConn) askStream(ctx context.Context, subject, stream string, ask any, a interface{ refused() *refusal }) (*refusal, error) {
 	body, err := JSON(ask)
 	if err != nil {
 		return nil, err
 	}
 	bounded, cancel := c.bounded(ctx)
 	defer cancel()
-	m, err := c.nc.RequestWithContext(bounded, streamGet+stream, body)
+	m, err := c.nc.RequestWithContext(bounded, subject+stream, body)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
 		return nil, natsFault(err, "list", stream)
 	}
-	var a streamGetAnswer
-	if err := json.Unmarshal(m.Data, &a); err != nil {
+	if err := json.Unmarshal(m.Data, a); err != nil {
 		return nil, fault.WrapAs(fault.Internal, err, "list", stream)
 	}
-	if a.Error == nil {
-		return &a, nil
-	}
-	if a.Error.Code == 404 && !strings.Contains(a.Error.Description, "stream") {
-		return nil, nil //nolint:nilnil // no further message, and nothing is wrong
-	}
-	return nil, fault.Newf(fault.Unavailable, "list", stream, "the server answers %d %s", a.Error.Code, a.Error.Description).
-		WithHint("run compute-agent nats-setup once for this NATS, and see that its servers run with JetStream")
+	return a.refused(), nil
 }

@@ -1,8 +1,15 @@
 package rpc_test
 
 import (
+	"errors"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 )
 
@@ -52,5 +59,37 @@ func TestListWhileRewritten(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A server that can't say which entries there are has not said that these are all.
+func TestListIsNotCutShort(t *testing.T) {
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the server is not ready")
+	}
+	url := "nats://" + s.Addr().String()
+	nc, _ := admin(t, url)
+	for subject, answer := range map[string]string{ // what JetStream answers while it has no leader
+		"$JS.API.STREAM.MSG.GET.*": `{"message":{"subject":"$KV.COMPUTE_INSTANCES.node1.x","seq":1,"data":"e30="}}`,
+		"$JS.API.STREAM.INFO.*":    `{"type":"io.nats.jetstream.api.v1.stream_info_response","error":{"code":503,"err_code":10008,"description":"JetStream system temporarily unavailable"}}`,
+	} {
+		if _, err := nc.Subscribe(subject, func(m *nats.Msg) { _ = m.Respond([]byte(answer)) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig(url)
+	cfg.AutoSetup = false
+	list, err := dial(t, cfg).List(t.Context(), rpc.Instances, []string{"node1", "*"})
+	if !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "503") {
+		t.Errorf("List = %v, %v, want unavailable with what the server said", list, err)
 	}
 }

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -92,7 +92,8 @@ func openFile(path string, o Options) (*bbolt.DB, error) {
 var errDamaged = errors.New("the file is damaged")
 
 // inspect reads the whole structure of the file before anybody relies on it: bbolt
-// itself ends the process when a page is not what it should be, or not there.
+// itself ends the process when a page is not what it should be, or not there, or is
+// referenced twice, or has its keys in disorder.
 func inspect(path string, lock time.Duration) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {
@@ -104,43 +105,33 @@ func inspect(path string, lock time.Duration) error {
 	if !info.Mode().IsRegular() {
 		return fault.New(fault.Internal, "open journal", path, "it is not a regular file")
 	}
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lock, ReadOnly: true})
+	var file *os.File
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
+		Timeout: lock, ReadOnly: true,
+		OpenFile: func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
+			file, err = os.OpenFile(name, flag, mode) //nolint:gosec // the operator names the folder
+			return file, err
+		},
+	})
 	if err != nil {
 		return openFault(path, err)
 	}
-	err = walk(db, info.Size())
+	err = walk(db, file, info.Size())
 	if err = errors.Join(err, db.Close()); err != nil {
 		return openFault(path, err)
 	}
 	return nil
 }
 
-// walk visits every page that is in use. A page that is not what it should be makes
-// bbolt panic, one that is beyond the file or that the disk can't read is a fault of
-// memory; both become errors here.
-func walk(db *bbolt.DB, size int64) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %v", errDamaged, p)
-		}
-	}()
+// walk reads every page that is in use. One that the disk can't read is damaged too.
+func walk(db *bbolt.DB, file io.ReaderAt, size int64) error {
 	return db.View(func(tx *bbolt.Tx) error {
 		if tx.Size() > size {
-			return fmt.Errorf("%w: it has %d bytes of %d", errDamaged, size, tx.Size())
+			return damaged("it has %d bytes of %d", size, tx.Size())
 		}
-		var sum byte
-		return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
-			return b.ForEach(func(k, v []byte) error {
-				if len(k) == 0 {
-					return fmt.Errorf("%w: a record of %q has no key", errDamaged, name)
-				}
-				if sum += k[len(k)-1]; len(v) > 0 { // both ends are in the file
-					sum += v[0] + v[len(v)-1]
-				}
-				return nil
-			})
-		})
+		page := db.Info().PageSize
+		p := newPages(file, page, uint64(tx.Size())/uint64(page)) //nolint:gosec // no length is negative
+		return p.tree(uint64(tx.Cursor().Bucket().Root()), nil, nil, true)
 	})
 }
 

@@ -3,6 +3,7 @@ package state_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -78,7 +79,16 @@ func TestDamagedFileIsSetAside(t *testing.T) {
 			}
 			return b
 		},
-		"both heads": func(b []byte) []byte { b[50] ^= 0xff; b[4096+50] ^= 0xff; return b },
+		"both heads":       func(b []byte) []byte { b[50] ^= 0xff; b[4096+50] ^= 0xff; return b },
+		"keys in disorder": disordered,
+		"a page twice":     func(b []byte) []byte { return referred(b, func(first uint64) uint64 { return first }) },
+		"a page in itself": func(b []byte) []byte { return referred(b, func(uint64) uint64 { return branchOf(b) }) },
+		"a page too far":   func(b []byte) []byte { return referred(b, func(uint64) uint64 { return 1 << 40 }) },
+		"a bucket inside":  func(b []byte) []byte { b[leafOf(b)+16] = 1; return b },
+		"an element too long": func(b []byte) []byte {
+			binary.NativeEndian.PutUint32(b[leafOf(b)+16+12:], 1<<31)
+			return b
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -103,6 +113,42 @@ func TestDamagedFileIsSetAside(t *testing.T) {
 			}
 		})
 	}
+}
+
+const page = 4096
+
+// branchOf is the page that leads to all notes: the last one that was written.
+func branchOf(b []byte) (id uint64) {
+	most := uint16(0)
+	for at := 2 * page; at < len(b); at += page {
+		if n := binary.NativeEndian.Uint16(b[at+10:]); b[at+8] == 1 && n >= most {
+			id, most = uint64(at/page), n
+		}
+	}
+	return id
+}
+
+// leafOf is where the first page of notes begins.
+func leafOf(b []byte) uint64 {
+	return page * binary.NativeEndian.Uint64(b[branchOf(b)*page+16+8:])
+}
+
+// disordered exchanges the keys of two notes of one page.
+func disordered(b []byte) []byte {
+	at := leafOf(b)
+	one, two := at+16, at+32
+	one, two = one+uint64(binary.NativeEndian.Uint32(b[one+4:])), two+uint64(binary.NativeEndian.Uint32(b[two+4:]))
+	for i := range uint64(6) {
+		b[one+i], b[two+i] = b[two+i], b[one+i]
+	}
+	return b
+}
+
+// referred makes the second reference of a branch lead somewhere else.
+func referred(b []byte, to func(first uint64) uint64) []byte {
+	at := branchOf(b)*page + 16
+	binary.NativeEndian.PutUint64(b[at+16+8:], to(binary.NativeEndian.Uint64(b[at+8:])))
+	return b
 }
 
 func logged(t *testing.T) (context.Context, *bytes.Buffer) {

@@ -1,13 +1,13 @@
 // Package state is the agent's memory across restarts: one bbolt file with
 // versioned records. What [Store.Update] returned nil for is on disk.
 //
-// One writer goroutine owns all writing. It takes every update that waits and
-// commits them in one transaction, at once and without a delay: a lone write
-// costs one fsync, a thousand concurrent ones cost one fsync too.
+// One writer goroutine owns all writing. It takes the updates that wait, up to
+// MaxBatch (256), and commits them in one transaction, at once and without a delay: a
+// lone write costs one fsync, and so do 256 concurrent ones.
 //
-//	Update ─┐
-//	Update ─┼─▶ queue ─▶ writer: begin, run all, commit (fsync) ─▶ answers
-//	Update ─┘                     └─ one fails: it alone is left out, the rest run again
+//	UpdateFirst ──▶ urgent ─┐ first
+//	                        ├─▶ writer: begin, run them, commit (fsync) ─▶ answers
+//	Update ───────▶ queue ──┘           └─ one fails: it alone is left out, the rest run again
 //
 // Readers ([Store.View]) never wait for the writer.
 package state

@@ -176,7 +176,7 @@ func TestSecondProcessIsRefused(t *testing.T) {
 
 func TestOtherVersionIsRefused(t *testing.T) {
 	s := open(t, t.TempDir())
-	newer := state.Table[note]{Name: "notes", Version: 2}
+	newer, future := state.Table[note]{Name: "notes", Version: 2}, state.Table[note]{Name: "notes", Version: 3}
 	if err := s.Update(t.Context(), func(tx *state.Tx) error { return newer.Put(tx, "a", note{"from tomorrow"}) }); err != nil {
 		t.Fatal(err)
 	}
@@ -184,8 +184,17 @@ func TestOtherVersionIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := s.View(func(tx *state.Tx) error {
-		if _, _, err := notes.Get(tx, "a"); err == nil || !strings.Contains(err.Error(), "version 2") {
-			t.Errorf("Get = %v, want a refusal that names version 2", err)
+		if _, _, err := notes.Get(tx, "a"); !errors.Is(err, state.ErrNewer) || !strings.Contains(err.Error(), "version 2") {
+			t.Errorf("Get = %v, want ErrNewer and version 2", err)
+		}
+		if _, _, err := future.Get(tx, "a"); err == nil || errors.Is(err, state.ErrNewer) {
+			t.Errorf("Get of an older record = %v, want another error", err)
+		}
+		if err := state.Newer(tx, future, newer); err != nil {
+			t.Errorf("Newer of what is old = %v", err)
+		}
+		if err := state.Newer(tx, newer, notes); !errors.Is(err, state.ErrNewer) || !strings.Contains(err.Error(), "notes/a") {
+			t.Errorf("Newer = %v, want ErrNewer and the record", err)
 		}
 		values, bad := notes.Values(tx)
 		if len(values) != 1 || len(bad) != 1 {

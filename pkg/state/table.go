@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"iter"
+	"slices"
 	"strconv"
 
 	"go.etcd.io/bbolt"
@@ -129,6 +131,9 @@ func (t Table[T]) decode(key string, raw []byte) (v T, err error) {
 	if err := json.Unmarshal(raw, &e); err != nil {
 		return v, fault.New(fault.Internal, "journal", t.Name+"/"+key, "the record is damaged").Because(err)
 	}
+	if e.V > t.Version {
+		return v, t.newerFault(key, e.V)
+	}
 	if e.V != t.Version {
 		return v, fault.Newf(fault.Internal, "journal", t.Name+"/"+key, "the record has version %d, this agent reads version %d", e.V, t.Version).
 			WithHint("run the version of the agent that wrote it, or move the journal aside")
@@ -137,6 +142,49 @@ func (t Table[T]) decode(key string, raw []byte) (v T, err error) {
 		return v, fault.New(fault.Internal, "journal", t.Name+"/"+key, "the record is damaged").Because(err)
 	}
 	return v, nil
+}
+
+// ErrNewer is in the error of a record that a later version of the agent wrote.
+var ErrNewer = errors.New("a later version of the agent wrote it")
+
+func (t Table[T]) newerFault(key string, v int) error {
+	return fault.Newf(fault.UnsupportedVersion, "journal", t.Name+"/"+key, "the record has version %d, this agent reads version %d", v, t.Version).
+		WithHint("run the version of the agent that wrote it, or move the journal aside").Because(ErrNewer)
+}
+
+// Versioned is any table, as Newer looks at it.
+type Versioned interface {
+	newer(tx *Tx) error
+}
+
+// Newer gives an error, with ErrNewer in it, when a record of the tables or of the outbox
+// was written by a later version of the agent: who does not know its form must not go on
+// without it. It reads no record of its own version.
+func Newer(tx *Tx, tables ...Versioned) error {
+	for _, t := range append(slices.Clone(tables), outbox, outboxTold) {
+		if err := t.newer(tx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t Table[T]) newer(tx *Tx) error {
+	b := tx.bolt.Bucket([]byte(t.Name))
+	if b == nil {
+		return nil
+	}
+	head := []byte(t.head())
+	return b.ForEach(func(key, raw []byte) error {
+		if bytes.HasPrefix(raw, head) {
+			return nil
+		}
+		var e envelope
+		if err := json.Unmarshal(raw, &e); err != nil || e.V <= t.Version { // damaged, or old: whoever reads it is told
+			return nil //nolint:nilerr // see above
+		}
+		return t.newerFault(string(key), e.V)
+	})
 }
 
 // Has tells whether there is a record, readable or not.
