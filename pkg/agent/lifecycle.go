@@ -175,6 +175,14 @@ func (a *Agent) spawn(fn func(context.Context)) {
 	})
 }
 
+// spawnAfter is spawn after a while; until then it costs a timer and no goroutine, for
+// thousands may wait. When the agent stops first, fn is not called.
+func (a *Agent) spawnAfter(d time.Duration, fn func(context.Context)) {
+	a.spawned.Add(1)
+	t := green.SpawnAfter(a.base, d, func(ctx context.Context) (struct{}, error) { fn(ctx); return struct{}{}, nil })
+	t.Link(func(*green.Thread[struct{}]) { a.spawned.Done() })
+}
+
 // defers notes what Stop undoes.
 func (a *Agent) defers(undo func()) {
 	a.close = append(a.close, func() error { undo(); return nil })

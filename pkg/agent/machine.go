@@ -286,12 +286,9 @@ func (a *Agent) lookLater(id string) {
 	if promised {
 		return
 	}
-	a.spawn(func(ctx context.Context) {
-		err := green.Sleep(ctx, a.cfg.RetryLimit)
+	a.spawnAfter(a.cfg.RetryLimit, func(ctx context.Context) {
 		a.machine.set(func(m *machine) { delete(m.later, id) })
-		if err == nil {
-			a.lookAgain(ctx, id)
-		}
+		a.lookAgain(ctx, id)
 	})
 }
 
