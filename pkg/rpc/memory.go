@@ -66,7 +66,7 @@ func NewBus(opts ...BusOption) *Bus {
 // Connect opens a connection. name is what [Bus.Partition] and a [Passage] call it;
 // several connections may have one name.
 func (b *Bus) Connect(name string) Transport {
-	c := &memConn{bus: b, name: name, gone: make(chan struct{}), up: make(chan struct{})}
+	c := &memConn{bus: b, name: name, gone: make(chan struct{}), up: make(chan struct{}), landed: map[string]uint64{}}
 	close(c.up)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -123,6 +123,8 @@ type memConn struct {
 	up      chan struct{} // closed while connected
 	watches []*stateWatch
 	agents  []*memAgent
+	puts    uint64            // view entries put so far
+	landed  map[string]uint64 // by subject: the newest of them that is stored
 }
 
 type stateWatch struct{ fn func(bool) }

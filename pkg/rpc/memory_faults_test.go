@@ -230,3 +230,26 @@ func TestMemoryCloseLosesWhatIsOnItsWay(t *testing.T) {
 		}
 	})
 }
+
+// TestMemoryViewsKeepTheOrderOfAConnection: an entry whose writer has given it up may be
+// stored later, and is not newer than what the same connection has put since.
+func TestMemoryViewsKeepTheOrderOfAConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := rpc.NewBus()
+		agent, key := bus.Connect("agent"), []string{"node1"}
+		bus.SetFaults(strike(rpc.LegStore, 1, rpc.Fate{Delay: 2 * time.Second, Duplicate: true}))
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := agent.Put(short, rpc.Hosts, key, []byte("old")); fault.KindOf(err) != fault.Timeout {
+			t.Fatalf("got %v, want a timeout", err)
+		}
+		if err := agent.Put(t.Context(), rpc.Hosts, key, []byte("new")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Second)
+		e, err := agent.Get(t.Context(), rpc.Hosts, key)
+		if err != nil || string(e.Value) != "new" {
+			t.Errorf("got %q, %v", e.Value, err)
+		}
+	})
+}

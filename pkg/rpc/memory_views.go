@@ -65,13 +65,20 @@ func (c *memConn) change(ctx context.Context, b Bucket, key []string, e Entry) e
 	}
 	c.bus.mu.Lock()
 	v, err := c.viewLocked("put", b)
+	c.puts++
+	number := c.puts
 	c.bus.mu.Unlock()
 	if err != nil {
 		return err
 	}
 	e.Bucket, e.Key = b, append([]string(nil), key...)
 	p := Passage{Leg: LegStore, Conn: c.name, Subject: "$KV." + c.bus.names.bucket(b) + "." + encoded}
-	return c.store(ctx, p, func() { v.changeLocked(encoded, e) })
+	return c.store(ctx, p, func() {
+		if c.landed[p.Subject] <= number { // a connection keeps its order: what is late is not newer than what came after it
+			c.landed[p.Subject] = number
+			v.changeLocked(encoded, e)
+		}
+	})
 }
 
 func (v *viewStore) changeLocked(encoded string, e Entry) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -465,9 +464,6 @@ func storm(d dice) func(rpc.Passage) rpc.Fate {
 		f := rpc.Fate{Drop: row.chance(drop), Duplicate: row.chance(twice)}
 		if row.chance(late) {
 			f.Delay = row.within(2 * time.Second)
-		}
-		if p.Leg == rpc.LegStore && strings.HasPrefix(p.Subject, "$KV.") && f.Delay > 0 {
-			f.Duplicate = false // a connection keeps its order: no copy comes behind the write that follows the confirmation
 		}
 		return f
 	}
