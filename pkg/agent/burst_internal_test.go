@@ -186,6 +186,22 @@ func (d *desk) want(what string, got, want []happened) {
 
 const ms = time.Millisecond
 
+// waves are so many of n casts, that far from each other.
+func waves(apart time.Duration, times, n int) (list []wave) {
+	for i := range times {
+		list = append(list, wave{time.Duration(i) * apart, n})
+	}
+	return list
+}
+
+// together is what is read when each wave is read by itself.
+func together(list []wave) (reads []happened) {
+	for _, w := range list {
+		reads = append(reads, happened{w.at, w.n})
+	}
+	return reads
+}
+
 // Of a burst all that waits is accepted before its tasks begin, within bounds; what comes
 // alone begins at once.
 func TestBursts(t *testing.T) {
@@ -225,6 +241,10 @@ func TestBursts(t *testing.T) {
 			name: "no more than burstRoom wait", waves: []wave{{0, burstRoom + readBatch/2}},
 			reads: []happened{{0, readBatch}, {0, readBatch}, {0, readBatch}, {0, readBatch}, {0, readBatch / 2}},
 			begun: []happened{{0, burstRoom}, {burstWait, readBatch / 2}},
+		},
+		{
+			name: "a burst that does not end is launched after burstTime", waves: waves(6*ms, 30, burstSize),
+			reads: together(waves(6*ms, 30, burstSize)), begun: []happened{{104 * ms, 18 * burstSize}, {174*ms + partWait + burstWait, 12 * burstSize}},
 		},
 		{
 			name: "when no more may be accepted, those that are begin", most: 2 * burstSize, waves: []wave{{0, 2*burstSize + 3}},
@@ -313,6 +333,21 @@ func TestAbortWithinABurst(t *testing.T) {
 		}
 		if e := known[moves].Error; e == nil || known[moves].EndedAt.Sub(d.script.began) != ms {
 			t.Errorf("the migration ended after %v: %v, want at once", known[moves].EndedAt.Sub(d.script.began), e)
+		}
+	})
+}
+
+// What a burst made is told when it is over, also when nothing of it is to be begun and
+// nothing follows.
+func TestBurstOfRefusedCastsIsTold(t *testing.T) {
+	atDesk(t, Config{}, func(d *desk) {
+		for range 2 * burstSize {
+			d.script.add(0, api.PauseInstance, api.InstanceArgs{Instance: instance.NewUUID()})
+		}
+		d.run(burstWait)
+		events, _, err := d.agent.ledger.out.next(d.agent.store)
+		if err != nil || len(events) != 2*burstSize {
+			t.Errorf("%d events may be told, %v; want %d", len(events), err, 2*burstSize)
 		}
 	})
 }

@@ -100,12 +100,16 @@ func (in *intake) enough() bool {
 
 // next waits for casts; with a burst at hand no longer than burstWait, and gives none then.
 func (in *intake) next(ctx context.Context) ([]rpc.Delivery, error) {
-	room, err := in.agent.room(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if len(in.burst) == 0 {
+	if in.since.IsZero() {
+		room, err := in.agent.room(ctx)
+		if err != nil {
+			return nil, err
+		}
 		return in.reader.Next(ctx, min(room, readBatch))
+	}
+	room, _ := in.agent.lanes.free(in.agent.cfg.MaxAcceptedTasks)
+	if room == 0 { // calls have taken it meanwhile
+		return nil, nil
 	}
 	batch, err := in.nextWithin(ctx, min(room, readBatch), burstWait)
 	if err != nil || len(batch) == 0 || len(batch) >= min(room, burstPart) {
