@@ -166,6 +166,9 @@ func (r *run) leaveJob(m *monitor) {
 //
 //go:noinline
 func (m *monitor) after(ctx context.Context) (over bool, err error) {
+	if ctx.Err() != nil { // the agent stops, and with it the call: the job goes on
+		return true, context.Cause(ctx)
+	}
 	r := m.r
 	next, err := r.takeUp(ctx, &m.recovery, m.call)
 	if err != nil {

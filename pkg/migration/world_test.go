@@ -311,6 +311,7 @@ func (w *world) reach(source string, p migration.Phase) {
 		reports := w.sites[source].reports
 		w.mu.Unlock()
 		if slices.ContainsFunc(reports, func(m instance.Migration) bool { return m.Phase == string(p) }) {
+			<-time.After(time.Microsecond) // what follows at once has been done
 			return
 		}
 		<-time.After(5 * time.Millisecond)
