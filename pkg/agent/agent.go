@@ -154,7 +154,7 @@ func New(cfg Config, p Ports) *Agent {
 	a.dest = migration.NewDest(a.cfg.Migration, migration.DestPorts{
 		Hypervisor: p.Hypervisor, Peer: peer{a}, Plugger: p.Network, Journal: o, Owner: o,
 	})
-	a.rebooter = reboot.New(a.cfg.Reboot, p.Hypervisor, p.Network)
+	a.rebooter = reboot.New(a.cfg.Reboot, destroyer{p.Hypervisor, a}, p.Network)
 	return a
 }
 

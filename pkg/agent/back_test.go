@@ -220,3 +220,28 @@ func TestGuestGoesOnWhileTheBusIsDeaf(t *testing.T) {
 		r.lives(inst, "b", 2)
 	}, "a", "b")
 }
+
+// A hard reboot destroys the guest that arrived: the source is told that nothing of it is
+// wanted any more, also when the guest can't be started again.
+func TestHardRebootSupersedesWhatArrived(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		inst := r.build("a")
+		id := r.move(inst, "a", "b")
+		superseded := func(want bool) {
+			t.Helper()
+			var res api.OwnedResult
+			if err := r.call("b", api.PostLiveMigration, api.PeerRefArgs{Migration: id, Generation: 2, Instance: inst}, &res); err != nil {
+				t.Fatal(err)
+			}
+			same(t, "owned", res.Owned, true)
+			same(t, "superseded", res.Superseded, want)
+		}
+		superseded(false)
+		r.nodes["b"].machine.Faults().Add(fake.Fault{Method: "Define", Err: errors.New("not now")})
+		_ = r.faultOf(r.cast("b", api.RebootInstance, api.RebootArgs{Instance: inst, RebootType: api.RebootHard}), api.TaskFailed, fault.Internal)
+		superseded(true)
+		r.nodes["b"].crash()
+		r.nodes["b"].start()
+		superseded(true)
+	}, "a", "b")
+}

@@ -8,6 +8,24 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 )
 
+// destroyer is the hypervisor for those who take a guest's power on its owner's word: what
+// a source still holds of that guest is wanted no more then.
+type destroyer struct {
+	Hypervisor
+	agent *Agent
+}
+
+// Destroy implements [reboot.Hypervisor].
+func (d destroyer) Destroy(ctx context.Context, id string) error {
+	err := d.Hypervisor.Destroy(ctx, id)
+	if err == nil || isGone(err) {
+		if err := d.agent.dest.Supersede(ctx, id); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
 // start starts an instance that is off, from its record: ports and definition are
 // made anew, as nova's power-on does (nova.md section 3). One that runs is left alone.
 func (a *Agent) start(ctx context.Context, j *job) (outcome, error) {

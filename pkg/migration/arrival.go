@@ -103,6 +103,18 @@ func (a *arrival) save(ctx context.Context, change func(*Record)) error {
 	return nil
 }
 
+// supersede notes that nothing of what was brought is wanted any more.
+func (a *arrival) supersede(ctx context.Context) error {
+	if err := a.lock(ctx); err != nil {
+		return err
+	}
+	defer a.unlock()
+	if a.record().Superseded {
+		return nil
+	}
+	return a.save(ctx, func(rec *Record) { rec.Superseded = true })
+}
+
 // enter implements walker.
 func (a *arrival) enter(ctx context.Context, p Phase, status instance.MigrationStatus, quiet bool) error {
 	change := func(rec *Record) { *rec = rec.advance(p, status, false) }

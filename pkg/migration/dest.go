@@ -316,13 +316,37 @@ func (d *Dest) Post(ctx context.Context, args api.PeerRefArgs) (api.OwnedResult,
 		return api.OwnedResult{}, fault.Wrap(err, method, a.id)
 	}
 	dom, anew := a.since(ctx, dom)
-	res := api.OwnedResult{Owned: a.record().Committed, State: string(dom.State), Reason: string(dom.Reason), Superseded: anew}
+	res := api.OwnedResult{Owned: a.record().Committed, State: string(dom.State), Reason: string(dom.Reason), Superseded: anew || a.record().Superseded}
 	if res.Owned {
 		if j, err := d.ports.Hypervisor.CompletedJob(ctx, a.instance); err == nil {
 			res.DowntimeMS = j.Downtime.Milliseconds()
 		}
 	}
 	return res, nil
+}
+
+// Supersede notes that the domain of a guest that this host owns was destroyed by its owner:
+// a source that still holds a part of its memory, for a post-copy that broke with that, needs
+// it no more, whatever becomes of the guest next. It is in the journal when it returns.
+func (d *Dest) Supersede(ctx context.Context, instanceID string) error {
+	for _, a := range d.owned(instanceID) {
+		if err := a.supersede(ctx); err != nil {
+			return fault.Wrap(err, op, a.id)
+		}
+	}
+	return nil
+}
+
+// owned gives the arrivals that brought a guest which this host took.
+func (d *Dest) owned(instanceID string) (arrivals []*arrival) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, a := range d.arrivals {
+		if a.instance == instanceID && a.record().Committed {
+			arrivals = append(arrivals, a)
+		}
+	}
+	return arrivals
 }
 
 // Rollback undoes what Prepare made, and makes a later Prepare of the same

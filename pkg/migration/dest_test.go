@@ -1,6 +1,7 @@
 package migration_test
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -277,6 +278,41 @@ func TestThereAndBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.check(inst, "a")
+	})
+}
+
+// Of a guest that its owner has destroyed nothing that arrived is wanted any more, also when
+// it could not be started anew, and after a restart of the agent.
+func TestGuestThatItsOwnerDestroyedIsSuperseded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		inst := w.guest("a")
+		if m, err := w.migrate(inst, api.MigrateArgs{}).wait(t); err != nil {
+			t.Fatalf("it ended as %s: %v", m.Status, err)
+		}
+		b := w.sites["b"].living()
+		if err := errors.Join(b.driver.Destroy(b.ctx, inst.UUID), b.driver.Undefine(b.ctx, inst.UUID, false)); err != nil {
+			t.Fatal(err)
+		}
+		superseded := func(want bool) {
+			t.Helper()
+			b := w.sites["b"].living()
+			res, err := b.dest.Post(b.ctx, api.PeerRefArgs{Migration: migrationID, Generation: 2, Instance: inst.UUID})
+			if err != nil || !res.Owned || res.State != "" || res.Superseded != want {
+				t.Errorf("Post = %+v, %v; want no domain, superseded %t", res, err, want)
+			}
+		}
+		superseded(false)
+		for range 2 { // the second time changes nothing
+			if err := b.dest.Supersede(b.ctx, inst.UUID); err != nil {
+				t.Fatal(err)
+			}
+		}
+		superseded(true)
+		w.sites["b"].crash()
+		w.sites["b"].start()
+		superseded(true)
 	})
 }
 

@@ -16,7 +16,6 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 	"github.com/compute-agent/compute-agent/pkg/simulate"
-	"github.com/compute-agent/compute-agent/pkg/virt"
 	"github.com/compute-agent/compute-agent/pkg/virt/fake"
 )
 
@@ -382,8 +381,7 @@ func (s *scenario) killGuest(r *rig, d dice) {
 	d.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 	split := false
 	for _, name := range names {
-		dom, here := r.sites[name].Machine.Look(id)
-		split = split || here && (dom.Reason == virt.ReasonPostCopy || dom.Reason == virt.ReasonPostCopyFailed)
+		split = split || r.sites[name].Machine.Split(id)
 	}
 	r.mu.Lock()
 	r.killed[id] = true

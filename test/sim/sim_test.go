@@ -80,7 +80,7 @@ func cpu(t *testing.T) time.Duration {
 func TestSeedsThatFailed(t *testing.T) {
 	dir := workDir(t)
 	for _, seed := range []uint64{
-		10000079, 10000595, 10000753, 10001040, 10001543, 12001975, 14001323, 20000499, 30000393, 30000819, 10278387601539860637,
+		10000079, 10000595, 10000753, 10001040, 10001543, 12001975, 14001323, 20000499, 30000393, 30000819, 10278387601539860637, 60017784,
 	} {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			for range 3 {

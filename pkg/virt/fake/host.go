@@ -178,6 +178,19 @@ func (h *Host) Look(id string) (virt.Domain, bool) {
 	return d.view(), true
 }
 
+// Split reports whether a part of a guest's memory is here and another part elsewhere: its
+// post-copy runs, or broke. Of a guest that is paused its state does not tell.
+func (h *Host) Split(id string) bool {
+	h.world.mu.Lock()
+	defer h.world.mu.Unlock()
+	d := h.domains[id]
+	if d == nil {
+		return false
+	}
+	return d.reason == virt.ReasonPostCopy || d.reason == virt.ReasonPostCopyFailed ||
+		d.arriving != nil && d.arriving.postCopy || d.job != nil && (d.job.stage == stagePostCopy || d.job.stage == stageMending)
+}
+
 // Twins makes a source that does not hear whether its guest has arrived let it go on, as
 // libvirt 9.0 does (seen in the lab): it may run on both hosts then. Off at first: it
 // stands still.
