@@ -236,6 +236,9 @@ func (r *run) settle(ctx context.Context, w *worker) (v Verdict, running bool, e
 		if v != VerdictUnknown {
 			return v, false, nil
 		}
+		if facts.Owned {
+			why = errors.Join(why, r.keepOwned(ctx))
+		}
 		if facts.Source == SightRunning && facts.Owned {
 			why = errors.Join(why, r.fence(ctx))
 		}
@@ -268,10 +271,22 @@ func (r *run) sourceFacts(ctx context.Context, w *worker) (running bool, f Facts
 	return false, f
 }
 
+// keepOwned journals that the destination has said that it owns the guest.
+func (r *run) keepOwned(ctx context.Context) error {
+	if r.record().OwnedThere {
+		return nil
+	}
+	return r.save(ctx, func(rec *Record) { rec.OwnedThere = true })
+}
+
 // judge is Outcome, and calls a failure by the name of the abort that was asked for. That
-// alone is no fact about the job: it may have been over when the abort came.
+// alone is no fact about the job: it may have been over when the abort came. What the
+// destination has said once it never takes back: while it is silent the guest did not stay.
 func (r *run) judge(f Facts) Verdict {
 	v := Outcome(f)
+	if (v == VerdictFailed || v == VerdictCancelled) && f.Dest == SightUnknown && r.record().OwnedThere {
+		return VerdictUnknown
+	}
 	if v == VerdictFailed && r.abortAsked() {
 		return VerdictCancelled
 	}

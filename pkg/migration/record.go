@@ -72,6 +72,7 @@ type Record struct {
 	AbortReason    string  `json:"abort_reason,omitempty"`    // source: who or what asked
 	PostCopy       bool    `json:"post_copy,omitempty"`       // source: the one-way door was opened
 	PausedByUs     bool    `json:"paused_by_us,omitempty"`    // paused by the source to let the migration end
+	OwnedThere     bool    `json:"owned_there,omitempty"`     // source: the destination has answered that it owns the guest
 	RolledBack     bool    `json:"rolled_back,omitempty"`     // source: the destination answered that nothing is left there
 	Verdict        Verdict `json:"verdict,omitempty"`         // source: how it ends, once known
 	Committed      bool    `json:"committed,omitempty"`       // destination: it owns the guest

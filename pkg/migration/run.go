@@ -97,10 +97,11 @@ func (r *run) hear(e virt.Event) {
 }
 
 // handedOver reports whether the destination may have been told to let the guest run: it
-// stood still here for its switch-over. What can't be seen may have been.
+// stood still here for its switch-over, or has said that it owns it. What can't be seen may
+// have been.
 func (r *run) handedOver(ctx context.Context) bool {
 	r.mu.Lock()
-	stood := r.stood
+	stood := r.stood || r.rec.OwnedThere
 	r.mu.Unlock()
 	if stood {
 		return true

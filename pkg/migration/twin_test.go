@@ -2,6 +2,7 @@ package migration_test
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -195,5 +196,37 @@ func TestRestartWhileFrozenInTheUndoing(t *testing.T) {
 			t.Errorf("it ended as %s (%v), want failed: the guest never arrived", m.Status, m.Fault)
 		}
 		w.check(inst, "a")
+	})
+}
+
+// A destination that has said once that it owns the guest never takes that back: when it is
+// silent afterwards, nobody knows here whether the copy was stopped and the agent was started
+// anew, the migration has not failed. Later facts decide.
+func TestOwnedOnceIsNotForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lost := fault.New(fault.Unavailable, "", "", "gone")
+		w := newWorld(t, faults("a", fake.Fault{Method: fake.PointFinish, After: true, Times: 1, Err: lost}), faults("a", fake.Fault{Method: "Pause", After: true, Err: lost}))
+		defer w.close()
+		a := w.sites["a"]
+		a.host.Twins(true)
+		inst := w.guest("a")
+		w.migrate(inst, slow)
+		for !slices.Contains(w.running(inst.UUID), "b") {
+			<-time.After(10 * time.Millisecond)
+		}
+		<-time.After(70 * time.Millisecond) // it has asked
+		w.sever(true)
+		a.crash()
+		a.start()
+		<-time.After(time.Hour)
+		if m := a.last(migrationID); m.Status != instance.MigrationError {
+			t.Fatalf("it ended as %s, want error: the destination has the guest", m.Status)
+		}
+		w.sever(false)
+		w.wantLook(migration.SightPaused, migration.SightRunning, migration.VerdictCompleted)
+		if m, err := w.settle(migration.VerdictCompleted, false); err != nil || m.Status != instance.MigrationCompleted {
+			t.Errorf("it ended as %s: %v", m.Status, err)
+		}
+		w.check(inst, "b")
 	})
 }
