@@ -221,27 +221,37 @@ func TestGuestGoesOnWhileTheBusIsDeaf(t *testing.T) {
 	}, "a", "b")
 }
 
-// A hard reboot destroys the guest that arrived: the source is told that nothing of it is
-// wanted any more, also when the guest can't be started again.
-func TestHardRebootSupersedesWhatArrived(t *testing.T) {
-	inBubble(t, func(r *rig) {
-		inst := r.build("a")
-		id := r.move(inst, "a", "b")
-		superseded := func(want bool) {
-			t.Helper()
-			var res api.OwnedResult
-			if err := r.call("b", api.PostLiveMigration, api.PeerRefArgs{Migration: id, Generation: 2, Instance: inst}, &res); err != nil {
-				t.Fatal(err)
-			}
-			same(t, "owned", res.Owned, true)
-			same(t, "superseded", res.Superseded, want)
-		}
-		superseded(false)
-		r.nodes["b"].machine.Faults().Add(fake.Fault{Method: "Define", Err: errors.New("not now")})
-		_ = r.faultOf(r.cast("b", api.RebootInstance, api.RebootArgs{Instance: inst, RebootType: api.RebootHard}), api.TaskFailed, fault.Internal)
-		superseded(true)
-		r.nodes["b"].crash()
-		r.nodes["b"].start()
-		superseded(true)
-	}, "a", "b")
+// Whoever destroys the guest that arrived, on its owner's word: the source is told that
+// nothing of it is wanted any more, also when the guest can't be started again, or removed.
+func TestDestroyedGuestSupersedesWhatArrived(t *testing.T) {
+	for method, c := range map[string]struct {
+		args  func(id string) any
+		fails string
+	}{
+		api.RebootInstance:    {func(id string) any { return api.RebootArgs{Instance: id, RebootType: api.RebootHard} }, "Define"},
+		api.TerminateInstance: {func(id string) any { return about(id) }, "Undefine"},
+	} {
+		t.Run(method, func(t *testing.T) {
+			inBubble(t, func(r *rig) {
+				inst := r.build("a")
+				id := r.move(inst, "a", "b")
+				superseded := func(want bool) {
+					t.Helper()
+					var res api.OwnedResult
+					if err := r.call("b", api.PostLiveMigration, api.PeerRefArgs{Migration: id, Generation: 2, Instance: inst}, &res); err != nil {
+						t.Fatal(err)
+					}
+					same(t, "owned", res.Owned, true)
+					same(t, "superseded", res.Superseded, want)
+				}
+				superseded(false)
+				r.nodes["b"].machine.Faults().Add(fake.Fault{Method: c.fails, Err: errors.New("not now")})
+				_ = r.faultOf(r.cast("b", method, c.args(inst)), api.TaskFailed, fault.Internal)
+				superseded(true)
+				r.nodes["b"].crash()
+				r.nodes["b"].start()
+				superseded(true)
+			}, "a", "b")
+		})
+	}
 }

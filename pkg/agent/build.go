@@ -85,7 +85,7 @@ func (a *Agent) raise(ctx context.Context, inst instance.Instance) error {
 func (a *Agent) raze(ctx context.Context, inst instance.Instance) error {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.CleanupTimeout)
 	defer cancel()
-	err := ignoreGone(a.hv.Destroy(ctx, inst.UUID))
+	err := ignoreGone(destroyer{a.hv, a}.Destroy(ctx, inst.UUID))
 	if err == nil {
 		err = errors.Join(
 			ignoreGone(a.hv.Undefine(ctx, inst.UUID, true)),
