@@ -287,10 +287,7 @@ func TestGuestThatItsOwnerDestroyedIsSuperseded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		defer w.close()
-		inst := w.guest("a")
-		if m, err := w.migrate(inst, api.MigrateArgs{}).wait(t); err != nil {
-			t.Fatalf("it ended as %s: %v", m.Status, err)
-		}
+		inst := w.moved()
 		b := w.sites["b"].living()
 		if err := errors.Join(b.driver.Destroy(b.ctx, inst.UUID), b.driver.Undefine(b.ctx, inst.UUID, false)); err != nil {
 			t.Fatal(err)
@@ -336,10 +333,7 @@ func TestGuestThatWasStartedAnewIsSuperseded(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				defer w.close()
-				inst := w.guest("a")
-				if m, err := w.migrate(inst, api.MigrateArgs{}).wait(t); err != nil {
-					t.Fatalf("it ended as %s: %v", m.Status, err)
-				}
+				inst := w.moved()
 				b := w.sites["b"].living()
 				ref := api.PeerRefArgs{Migration: migrationID, Generation: 2, Instance: inst.UUID}
 				if res, err := b.dest.Post(b.ctx, ref); err != nil || !res.Owned || res.Superseded {

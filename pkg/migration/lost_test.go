@@ -123,10 +123,7 @@ func TestGuestThatCameBackIsNoLeftover(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				defer w.close()
-				inst := w.guest("a")
-				if m, err := w.migrate(inst, api.MigrateArgs{}).wait(t); err != nil {
-					t.Fatalf("it ended as %s: %v", m.Status, err)
-				}
+				inst := w.moved()
 				back := inst
 				back.Host, back.Generation = "b", 2
 				if m, err := w.migrate(back, api.MigrateArgs{Dest: "a", Migration: "44444444-4444-4444-8444-444444444444"}).wait(t); err != nil {

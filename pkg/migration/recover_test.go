@@ -147,15 +147,22 @@ func TestRecoverOfPreCopy(t *testing.T) {
 	})
 }
 
+// halved makes a world with a guest whose post-copy is broken: its memory is on both hosts.
+func halved(t *testing.T) (*world, instance.Instance, *inFlight) {
+	t.Helper()
+	w := newWorld(t, torn(0))
+	inst := w.guest("a", busy)
+	f := w.migrate(inst, rushed)
+	w.reach("a", migration.PhasePerform)
+	<-time.After(20 * time.Second)
+	return w, inst, f
+}
+
 // A guest whose half on the destination is gone can't be put together: that is said at once.
 func TestGuestThatIsLostInPostCopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, torn(0))
+		w, inst, f := halved(t)
 		defer w.close()
-		inst := w.guest("a", busy)
-		f := w.migrate(inst, rushed)
-		w.reach("a", migration.PhasePerform)
-		<-time.After(20 * time.Second)
 		b := w.sites["b"].living()
 		if err := b.driver.Destroy(b.ctx, inst.UUID); err != nil {
 			t.Fatal(err)
@@ -174,12 +181,8 @@ func TestGuestThatIsLostInPostCopy(t *testing.T) {
 // nothing has to be put together, and nothing of it stays on the source.
 func TestGuestThatIsPutOffInPostCopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, torn(0))
+		w, inst, f := halved(t)
 		defer w.close()
-		inst := w.guest("a", busy)
-		f := w.migrate(inst, rushed)
-		w.reach("a", migration.PhasePerform)
-		<-time.After(20 * time.Second)
 		b := w.sites["b"].living()
 		if err := b.driver.Destroy(b.ctx, inst.UUID); err != nil {
 			t.Fatal(err)
@@ -200,12 +203,8 @@ func TestGuestThatIsPutOffInPostCopy(t *testing.T) {
 // post-copy is taken up when it can.
 func TestBrokenPostCopyWhileTheDestinationsHypervisorIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, torn(0))
+		w, inst, f := halved(t)
 		defer w.close()
-		inst := w.guest("a", busy)
-		f := w.migrate(inst, rushed)
-		w.reach("a", migration.PhasePerform)
-		<-time.After(20 * time.Second)
 		w.sites["b"].host.Disconnect()
 		ref := api.PeerRefArgs{Migration: migrationID, Generation: 2, Instance: inst.UUID}
 		b := w.sites["b"].living()
@@ -225,12 +224,8 @@ func TestBrokenPostCopyWhileTheDestinationsHypervisorIsAway(t *testing.T) {
 // Neither does a source that can't ask its own: it does not judge what it can't see.
 func TestBrokenPostCopyWhileTheSourcesHypervisorIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, torn(0))
+		w, inst, f := halved(t)
 		defer w.close()
-		inst := w.guest("a", busy)
-		f := w.migrate(inst, rushed)
-		w.reach("a", migration.PhasePerform)
-		<-time.After(20 * time.Second)
 		faults("a", fake.Fault{Method: "Lookup", Err: errNo})(w)
 		<-time.After(30 * time.Minute) // longer than SettleTimeout, shorter than RecoverTimeout
 		w.sites["a"].host.Faults().Clear()
@@ -274,12 +269,8 @@ func (a *agent) startAnew(inst instance.Instance, generation uint64) {
 // not want it any more.
 func TestGuestThatIsStartedAnewInPostCopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, torn(0))
+		w, inst, f := halved(t)
 		defer w.close()
-		inst := w.guest("a", busy)
-		f := w.migrate(inst, rushed)
-		w.reach("a", migration.PhasePerform)
-		<-time.After(20 * time.Second)
 		w.sites["b"].living().startAnew(inst, 2)
 		m, err := f.wait(t)
 		if err != nil || m.Status != instance.MigrationCompleted {

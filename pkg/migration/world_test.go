@@ -235,6 +235,16 @@ func (w *world) guest(on string, change ...func(*instance.Spec)) instance.Instan
 
 const migrationID = "33333333-3333-4333-8333-333333333333"
 
+// moved gives a guest, as its source knew it, that has moved from a to b.
+func (w *world) moved() instance.Instance {
+	w.t.Helper()
+	inst := w.guest("a")
+	if m, err := w.migrate(inst, api.MigrateArgs{}).wait(w.t); err != nil {
+		w.t.Fatalf("it ended as %s: %v", m.Status, err)
+	}
+	return inst
+}
+
 // migration is one Run in the background.
 type inFlight struct {
 	id   string

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -64,16 +63,7 @@ func TestListWhileRewritten(t *testing.T) {
 
 // A server that can't say which entries there are has not said that these are all.
 func TestListIsNotCutShort(t *testing.T) {
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("the server is not ready")
-	}
-	url := "nats://" + s.Addr().String()
+	url := "nats://" + inside(t, &server.Options{})
 	nc, _ := admin(t, url)
 	for subject, answer := range map[string]string{ // what JetStream answers while it has no leader
 		"$JS.API.STREAM.MSG.GET.*": `{"message":{"subject":"$KV.COMPUTE_INSTANCES.node1.x","seq":1,"data":"e30="}}`,

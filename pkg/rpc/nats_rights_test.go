@@ -24,10 +24,17 @@ func rightsServer(t *testing.T) string {
 		Subscribe: &server.SubjectPermission{Allow: r.Subscribe},
 		Response:  &server.ResponsePermission{MaxMsgs: r.Responses, Expires: r.ResponseTime},
 	}
-	s, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+	return inside(t, &server.Options{
+		JetStream: true, StoreDir: t.TempDir(),
 		Users: []*server.User{{Username: "ctl", Password: "c"}, {Username: "node1", Password: "n", Permissions: node}},
 	})
+}
+
+// inside starts a server in this process, on a port of its own, and gives its address.
+func inside(t *testing.T, o *server.Options) string {
+	t.Helper()
+	o.Host, o.Port, o.NoSigs, o.NoLog = "127.0.0.1", server.RANDOM_PORT, true, true
+	s, err := server.NewServer(o)
 	if err != nil {
 		t.Fatal(err)
 	}
