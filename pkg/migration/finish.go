@@ -253,7 +253,7 @@ func (r *run) settle(ctx context.Context, w *worker) (v Verdict, running bool, e
 
 // sourceFacts looks at this host. The destination counts as not asked.
 func (r *run) sourceFacts(ctx context.Context, w *worker) (running bool, f Facts) {
-	f = Facts{Source: SightUnknown, Dest: SightUnknown}
+	f = Facts{Source: SightUnknown, Dest: SightUnknown, PostCopy: r.record().PostCopy}
 	d, err := r.look(ctx)
 	f.Source = SightOf(d, err)
 	if running, err = r.jobRuns(ctx, new(virt.Job)); running {

@@ -101,6 +101,7 @@ type Facts struct {
 	Dest       Sight
 	Owned      bool    // the destination says that it has committed
 	Superseded bool    // and that its guest was started anew there, has moved on or was deleted since
+	PostCopy   bool    // the source was told to let the guest run on there while its memory follows
 	Job        JobType // of this job's own end: its completed event, or that the hypervisor's call succeeded; JobNone: not known
 }
 
@@ -109,7 +110,8 @@ type Facts struct {
 //
 //   - a job that still runs has no outcome;
 //   - memory that was split by post-copy and not healed proves nothing, unless the
-//     destination's guest is seen to do without the source's half, or is superseded;
+//     destination's guest is seen to do without the source's half, or is superseded. A
+//     guest that died on both hosts after that may have run on the destination last;
 //   - a source that runs proves that the guest stayed, unless anything says that it
 //     arrived too: then it runs twice, and the older copy is stopped when the destination
 //     owns the guest (fence), else a person chooses. A destination that said nothing is
@@ -210,7 +212,7 @@ func (f Facts) stayed() bool {
 	ended := f.Job == JobFailed || f.Job == JobCancelled
 	switch {
 	case f.absent():
-		return f.stands() || f.Source == SightOff // off: it died before it left
+		return f.stands() || f.Source == SightOff && !f.mayHaveRun() // off: it died before it left
 	case f.Dest == SightUnknown:
 		return f.Source == SightPaused
 	case f.Dest == SightPaused:
@@ -224,6 +226,10 @@ func (f Facts) stayed() bool {
 // absent reports whether the destination never ran the guest: nothing is there, or
 // a copy that waits.
 func (f Facts) absent() bool { return f.Dest == SightAbsent || f.Dest == SightMoving }
+
+// mayHaveRun reports whether the destination may have run a guest that nobody sees there any
+// more: what it wrote since would be lost with the destination's disks.
+func (f Facts) mayHaveRun() bool { return f.PostCopy && f.Dest == SightAbsent }
 
 // Committed reports whether a domain found on the destination is the destination's
 // own: the commit point. A domain that runs was resumed here, whether its memory is

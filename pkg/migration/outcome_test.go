@@ -124,12 +124,18 @@ func TestOutcome(t *testing.T) {
 				t.Fatalf("row %q is not one of %s", row, sights[i])
 			}
 			for j, dest := range sights {
-				for _, superseded := range []bool{false, true} {
-					f := migration.Facts{Source: sights[i], Dest: dest, Owned: table.owned, Superseded: superseded, Job: table.job}
+				for _, more := range [][2]bool{{}, {true, false}, {false, true}, {true, true}} {
+					superseded, postCopy := more[0], more[1]
+					f := migration.Facts{
+						Source: sights[i], Dest: dest, Owned: table.owned, Superseded: superseded, PostCopy: postCopy, Job: table.job,
+					}
 					tested[f] = true
 					want := letters[cells[j+1]]
 					if table.owned && superseded && f.Source == migration.SightLost && (dest == migration.SightUnknown || dest == migration.SightAbsent) {
 						want = migration.VerdictCompleted // the only thing that it says of how the migration ended
+					}
+					if postCopy && !table.owned && f.Source == migration.SightOff && dest == migration.SightAbsent {
+						want = migration.VerdictUnknown // dead on both, and the last that is known is that it was to run there
 					}
 					if got := migration.Outcome(f); got != want {
 						t.Errorf("Outcome(%+v) = %s, want %s", f, got, want)
@@ -146,7 +152,7 @@ func TestOutcome(t *testing.T) {
 			}
 		}
 	}
-	if want := len(sights) * len(sights) * 2 * 2 * 4; len(tested) != want {
+	if want := len(sights) * len(sights) * 2 * 2 * 2 * 4; len(tested) != want {
 		t.Errorf("%d combinations are in the tables, want %d", len(tested), want)
 	}
 }
@@ -158,7 +164,7 @@ func TestOutcomeNeverGuesses(t *testing.T) {
 		sight := rapid.SampledFrom(migration.Sights())
 		f := migration.Facts{
 			Source: sight.Draw(t, "source"), Dest: sight.Draw(t, "dest"), Owned: rapid.Bool().Draw(t, "owned"),
-			Superseded: rapid.Bool().Draw(t, "superseded"), Job: migration.JobType(rapid.IntRange(0, 5).Draw(t, "job")),
+			Superseded: rapid.Bool().Draw(t, "superseded"), PostCopy: rapid.Bool().Draw(t, "postCopy"), Job: migration.JobType(rapid.IntRange(0, 5).Draw(t, "job")),
 		}
 		v := migration.Outcome(f)
 		switch v {
@@ -180,6 +186,9 @@ func TestOutcomeNeverGuesses(t *testing.T) {
 		case migration.VerdictFailed, migration.VerdictCancelled:
 			if f.Dest == migration.SightRunning || f.Dest == migration.SightPostCopy || f.Dest == migration.SightLost || f.Owned {
 				t.Errorf("%+v: %s, but the destination has the guest", f, v)
+			}
+			if f.PostCopy && f.Source == migration.SightOff && f.Dest == migration.SightAbsent {
+				t.Errorf("%+v: %s, but it may have run on the destination", f, v)
 			}
 			if f.Source == migration.SightAbsent || f.Source == migration.SightLeft || f.Source == migration.SightUnknown {
 				t.Errorf("%+v: %s, but the guest is not seen on the source", f, v)

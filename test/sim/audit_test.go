@@ -97,8 +97,12 @@ func (a *audit) bad(format string, args ...any) { a.t.Errorf(format, args...) }
 
 // slots: all of them are free again.
 func (a *audit) slots() {
-	if len(a.broken) > 0 { // one that waits for people may keep its place
-		return
+	for _, name := range a.names {
+		for _, m := range a.moves[name] {
+			if m.Status == instance.MigrationError && a.torn(m) { // one that waits for people may keep its place
+				return
+			}
+		}
 	}
 	for _, name := range a.names {
 		s := a.sites[name]
@@ -263,7 +267,7 @@ func (a *audit) migrations() {
 			default:
 				a.tally.unknown++
 				a.froze[r.Migration.Instance]++
-				if !a.broken[r.Migration.Instance] {
+				if !a.torn(r.Migration) {
 					a.bad("migration %s of %s is %s: %v", id, r.Migration.Instance, r.Migration.Status, r.Migration.Fault)
 				}
 			}
@@ -310,11 +314,8 @@ func (a *audit) viewsAgree() {
 // waits reports whether people have to decide about a guest whose memory the run itself
 // split: both hosts keep what they have of it until then.
 func (a *audit) waits(id string) bool {
-	if !a.broken[id] {
-		return false
-	}
 	for _, b := range a.books {
-		if slices.ContainsFunc(b.records, func(r migration.Record) bool { return r.Migration.Instance == id && r.Frozen() }) {
+		if slices.ContainsFunc(b.records, func(r migration.Record) bool { return r.Migration.Instance == id && r.Frozen() && a.torn(r.Migration) }) {
 			return true
 		}
 	}

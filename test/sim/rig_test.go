@@ -322,14 +322,14 @@ func (r *rig) still() bool { return len(r.open()) == 0 }
 
 // open gives the migrations that are under way, as either host shows them. One of unknown
 // outcome is, for looking again may make it known; but not when the run itself split the
-// guest's memory: then it waits for people, on both hosts.
+// guest's memory ([rig.torn]): then it waits for people, on both hosts.
 func (r *rig) open() (open []instance.Migration) {
 	var all []instance.Migration
 	waits := map[string]bool{}
 	for _, name := range r.names {
 		for _, m := range r.migrations(name) {
 			all = append(all, m)
-			if m.Status == instance.MigrationError && r.broken[m.Instance] {
+			if m.Status == instance.MigrationError && r.torn(m) {
 				waits[m.UUID] = true
 			}
 		}
@@ -340,6 +340,12 @@ func (r *rig) open() (open []instance.Migration) {
 		}
 	}
 	return open
+}
+
+// torn reports whether the run itself may have split a guest's memory in a migration: it broke
+// its post-copy, or killed the guest after post-copy was asked for.
+func (r *rig) torn(m instance.Migration) bool {
+	return r.broken[m.Instance] || r.killed[m.Instance] && m.Mode == instance.ModePostCopy
 }
 
 func (r *rig) migrations(host string) []instance.Migration {
