@@ -5,7 +5,6 @@ import (
 
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/migration"
-	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 	"github.com/compute-agent/compute-agent/pkg/state"
 )
@@ -133,13 +132,9 @@ func (c *change) putSetting(s setting) error {
 }
 
 // event puts an event with that body into the outbox.
-func (c *change) event(e state.OutEvent, body any) error {
-	raw, err := rpc.JSON(body)
-	if err != nil {
-		return err
-	}
-	e.MsgID, e.Body = c.host+"/"+e.MsgID, raw
-	if e.Sequence, err = state.AppendEvent(c.tx, e); err != nil {
+func (c *change) event(e state.OutEvent, body any) (err error) {
+	e.MsgID = c.host + "/" + e.MsgID
+	if e, err = state.AppendEvent(c.tx, e, body); err != nil {
 		return err
 	}
 	c.events = append(c.events, e)

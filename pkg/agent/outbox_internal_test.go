@@ -22,8 +22,7 @@ func TestHeldEventsWait(t *testing.T) {
 			t.Helper()
 			var e state.OutEvent
 			err := store.Update(t.Context(), func(tx *state.Tx) (err error) {
-				e = state.OutEvent{Kind: "task", ID: "x", MsgID: "m"}
-				e.Sequence, err = state.AppendEvent(tx, e)
+				e, err = state.AppendEvent(tx, state.OutEvent{Kind: "task", ID: "x", MsgID: "m"}, nil)
 				return err
 			})
 			if err != nil {

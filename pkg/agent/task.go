@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/compute-agent/compute-agent/internal/jsonkit"
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
@@ -36,6 +37,35 @@ type Task struct {
 	Error      *fault.Error    `json:"error,omitempty"`
 	AcceptedAt time.Time       `json:"accepted_at"`
 	EndedAt    time.Time       `json:"ended_at,omitzero"`
+}
+
+// AppendJSON writes the task as encoding/json does, without its second pass.
+func (t Task) AppendJSON(b []byte) ([]byte, error) {
+	o := jsonkit.Object{Buf: b}
+	o.String("id", t.ID)
+	o.Uint("order", t.Order)
+	o.Uint("sequence", t.Sequence)
+	o.String("style", string(t.Style))
+	o.String("method", t.Method)
+	o.Some("instance", t.Instance)
+	o.Some("migration", t.Migration)
+	o.Raw("args", t.Args)
+	o.Some("trace", t.Trace)
+	o.String("state", string(t.State))
+	if t.DomainID != 0 {
+		o.Int("domain_id", t.DomainID)
+	}
+	if len(t.Result) > 0 {
+		o.Raw("result", t.Result)
+	}
+	if t.Error != nil {
+		o.Any("error", t.Error)
+	}
+	o.Time("accepted_at", t.AcceptedAt)
+	if !t.EndedAt.IsZero() {
+		o.Time("ended_at", t.EndedAt)
+	}
+	return o.Close()
 }
 
 // same reports whether a message asks for what the task was made from.

@@ -188,7 +188,7 @@ func grown(t *testing.T, dir string) (size int64, want map[string]note) {
 				return err
 			}
 		}
-		_, err := state.AppendEvent(tx, state.OutEvent{Kind: "task", ID: "x"})
+		_, err := state.AppendEvent(tx, state.OutEvent{Kind: "task", ID: "x"}, nil)
 		return err
 	})
 	if err != nil {

@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"slices"
-	"strconv"
 
+	"github.com/compute-agent/compute-agent/internal/jsonkit"
 	"github.com/compute-agent/compute-agent/pkg/fault"
 )
 
@@ -40,31 +40,35 @@ var (
 
 const (
 	outboxChunk = 256
+	usualBody   = 320 // as long as most bodies are
 	toldKey     = "last"
 )
 
 // newEvents is the memo's key of the events that the transaction has made so far.
 type newEvents struct{}
 
-// AppendEvent adds an event at the end of the outbox and gives its place there. It
-// can be read once the transaction is on disk. A body that is no JSON is refused: it
-// would spoil the record that it shares with others.
-func AppendEvent(tx *Tx, e OutEvent) (uint64, error) {
-	if len(e.Body) > 0 && !json.Valid(e.Body) {
-		return 0, fault.New(fault.Internal, "journal", outbox.Name+"/"+e.MsgID, "the event's body is no JSON")
+// AppendEvent adds an event at the end of the outbox and gives it with its place there
+// and with its body, which it encodes; nil: it has none. It can be read once the
+// transaction is on disk. A body that can't be encoded is refused.
+func AppendEvent(tx *Tx, e OutEvent, body any) (OutEvent, error) {
+	if body != nil {
+		raw, err := jsonkit.Append(make([]byte, 0, usualBody), body)
+		if err != nil {
+			return e, fault.WrapAs(fault.Internal, err, "journal", outbox.Name+"/"+e.MsgID)
+		}
+		e.Body = raw
 	}
-	n, err := outbox.NextSequence(tx)
-	if err != nil {
-		return 0, err
+	var err error
+	if e.Sequence, err = outbox.NextSequence(tx); err != nil {
+		return e, err
 	}
-	e.Sequence = n
 	waiting, _ := tx.Memo(newEvents{}, func() any {
 		events := new(outEvents)
 		tx.atEnd(func() error { return putEvents(tx, *events) })
 		return events
 	}).(*outEvents)
 	*waiting = append(*waiting, e)
-	return n, nil
+	return e, nil
 }
 
 func putEvents(tx *Tx, events outEvents) error {
@@ -112,7 +116,7 @@ func PendingEvents(tx *Tx, after uint64, limit int) (events []OutEvent, bad []er
 // DropEvents removes the events up to last: the bus has them. A record that can't be
 // read stays.
 func DropEvents(tx *Tx, last uint64) error {
-	b := tx.bolt.Bucket([]byte(outbox.Name))
+	b := tx.bucket(outbox.Name)
 	if b == nil {
 		return nil
 	}
@@ -136,7 +140,7 @@ func DropEvents(tx *Tx, last uint64) error {
 func CountEvents(tx *Tx) int { return int(LastEvent(tx) - min(told(tx), LastEvent(tx))) } //nolint:gosec // what fits into memory
 
 // AppendJSON writes the events; each body is JSON already and is not looked at again.
-func (events outEvents) AppendJSON(b []byte) ([]byte, error) {
+func (events outEvents) AppendJSON(b []byte) (_ []byte, err error) {
 	size := 2
 	for _, e := range events {
 		size += len(e.Body) + len(e.ID) + len(e.MsgID) + len(e.Instance) + 128
@@ -146,32 +150,18 @@ func (events outEvents) AppendJSON(b []byte) ([]byte, error) {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = strconv.AppendUint(append(b, `{"sequence":`...), e.Sequence, 10)
-		for _, f := range [...]struct{ name, value string }{{"kind", e.Kind}, {"id", e.ID}, {"msg_id", e.MsgID}, {"instance", e.Instance}} {
-			if f.name == "instance" && f.value == "" {
-				continue
-			}
-			b = append(append(append(b, `,"`...), f.name...), `":`...)
-			b = appendString(b, f.value)
-		}
+		o := jsonkit.Object{Buf: b}
+		o.Uint("sequence", e.Sequence)
+		o.String("kind", e.Kind)
+		o.String("id", e.ID)
+		o.String("msg_id", e.MsgID)
+		o.Some("instance", e.Instance)
 		if len(e.Body) > 0 {
-			b = append(append(b, `,"body":`...), e.Body...)
+			o.Raw("body", e.Body)
 		}
-		b = append(b, '}')
+		if b, err = o.Close(); err != nil {
+			return nil, err
+		}
 	}
 	return append(b, ']'), nil
-}
-
-// appendString writes a JSON string.
-func appendString(b []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < 0x20 || c > 0x7e || c == '"' || c == '\\' {
-			quoted, err := json.Marshal(s)
-			if err != nil { // a string never fails
-				panic(fault.WrapAs(fault.Internal, err, "encode", s))
-			}
-			return append(b, quoted...)
-		}
-	}
-	return append(append(append(b, '"'), s...), '"')
 }

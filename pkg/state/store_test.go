@@ -2,6 +2,7 @@ package state_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -211,9 +212,9 @@ func TestOutboxKeepsOrder(t *testing.T) {
 	s := open(t, t.TempDir())
 	for i := range 300 { // crosses a byte in the key
 		if err := s.Update(t.Context(), func(tx *state.Tx) error {
-			n, err := state.AppendEvent(tx, state.OutEvent{Kind: "task", ID: fmt.Sprint(i)})
-			if err == nil && state.LastEvent(tx) != n {
-				t.Errorf("LastEvent = %d after appending %d", state.LastEvent(tx), n)
+			e, err := state.AppendEvent(tx, state.OutEvent{Kind: "task", ID: fmt.Sprint(i)}, nil)
+			if err == nil && state.LastEvent(tx) != e.Sequence {
+				t.Errorf("LastEvent = %d after appending %d", state.LastEvent(tx), e.Sequence)
 			}
 			return err
 		}); err != nil {
@@ -247,11 +248,11 @@ func TestOutboxKeepsEventsTogether(t *testing.T) {
 	want := make([]state.OutEvent, 0, 700)
 	err := s.Update(t.Context(), func(tx *state.Tx) (err error) {
 		for i := range cap(want) {
-			e := state.OutEvent{Kind: "task", ID: fmt.Sprint(i), MsgID: "a\"\\\n\u00e9 €/" + fmt.Sprint(i), Body: []byte(fmt.Sprintf(`{"n":%d,"s":"<é>"}`, i))}
+			e := state.OutEvent{Kind: "task", ID: fmt.Sprint(i), MsgID: "a\"\\\n\u00e9 €/" + fmt.Sprint(i)}
 			if i%2 == 0 {
 				e.Instance = "guest"
 			}
-			if e.Sequence, err = state.AppendEvent(tx, e); err != nil {
+			if e, err = state.AppendEvent(tx, e, map[string]any{"n": i, "s": "<é>"}); err != nil {
 				return err
 			}
 			want = append(want, e)
@@ -276,7 +277,7 @@ func TestOutboxKeepsEventsTogether(t *testing.T) {
 		return nil
 	})
 	err = s.Update(t.Context(), func(tx *state.Tx) error {
-		_, err := state.AppendEvent(tx, state.OutEvent{Kind: "task", ID: "x", Body: []byte(`{"cut`)})
+		_, err := state.AppendEvent(tx, state.OutEvent{Kind: "task", ID: "x"}, json.RawMessage(`{"cut`))
 		return err
 	})
 	if !errors.Is(err, fault.Internal) {

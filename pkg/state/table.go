@@ -11,6 +11,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"github.com/compute-agent/compute-agent/internal/jsonkit"
 	"github.com/compute-agent/compute-agent/pkg/fault"
 )
 
@@ -19,6 +20,55 @@ type Tx struct {
 	bolt *bbolt.Tx
 	memo map[any]any
 	ends []func() error // called when all updates of the transaction have run
+	page []byte         // the rest of the memory for what is written
+	size int            // of the last page
+	name string         // of the bucket that was used last
+	last *bbolt.Bucket
+}
+
+// bucket gives the bucket of a table, nil without one. bbolt looks for it each time that it
+// is asked; a loop over keys asks for the same.
+func (tx *Tx) bucket(name string) *bbolt.Bucket {
+	if tx.last == nil || tx.name != name {
+		tx.name, tx.last = name, tx.bolt.Bucket([]byte(name))
+	}
+	return tx.last
+}
+
+const (
+	firstRoom = 1 << 10 // a few records
+	lastRoom  = 1 << 16
+	usualRoom = 768 // as long as most records are
+)
+
+// room gives memory to append a record to. bbolt keeps what it is given until the commit,
+// and a busy agent writes thousands of records in a transaction.
+func (tx *Tx) room() []byte {
+	if cap(tx.page) < usualRoom {
+		tx.size = min(max(2*tx.size, firstRoom), lastRoom)
+		tx.page = make([]byte, 0, tx.size)
+	}
+	return tx.page
+}
+
+// use takes what was appended out of the room. What did not fit has memory of its own.
+func (tx *Tx) use(raw []byte) []byte {
+	if n := len(raw); &raw[0] == &tx.page[:1][0] {
+		tx.page = tx.page[n:n]
+	}
+	return slices.Clip(raw)
+}
+
+// grow gives the bucket of a table, and makes it the first time.
+func (tx *Tx) grow(name string) (*bbolt.Bucket, error) {
+	if b := tx.bucket(name); b != nil {
+		return b, nil
+	}
+	b, err := tx.bolt.CreateBucket([]byte(name))
+	if err != nil {
+		return nil, fault.WrapAs(fault.Internal, err, "journal", name)
+	}
+	return b, nil
 }
 
 // atEnd has fn run before the commit, after all updates that share the transaction.
@@ -61,53 +111,36 @@ type envelope struct {
 
 // Put writes a record.
 func (t Table[T]) Put(tx *Tx, key string, v T) error {
-	raw, err := t.encode(v)
+	raw, err := t.encode(tx.room(), v)
 	if err != nil {
 		return err
 	}
-	b, err := tx.bolt.CreateBucketIfNotExists([]byte(t.Name))
+	b, err := tx.grow(t.Name)
 	if err != nil {
-		return fault.WrapAs(fault.Internal, err, "journal", t.Name)
+		return err
 	}
-	if err := b.Put([]byte(key), raw); err != nil {
+	if err := b.Put([]byte(key), tx.use(raw)); err != nil {
 		return fault.WrapAs(fault.Internal, err, "journal", t.Name+"/"+key)
 	}
 	return nil
 }
 
-// appender is a record that writes its own JSON.
-type appender interface {
-	AppendJSON(b []byte) ([]byte, error)
-}
-
 // encode writes the envelope around the record by hand: it costs a second pass
 // over each record otherwise.
-func (t Table[T]) encode(v T) (raw []byte, err error) {
-	if a, ok := any(v).(appender); ok {
-		raw, err = a.AppendJSON([]byte(t.head()))
-		raw = append(raw, '}')
-	} else {
-		b := bytes.NewBuffer(make([]byte, 0, usualRecord))
-		b.WriteString(t.head())
-		err = json.NewEncoder(b).Encode(v)
-		raw = b.Bytes()
-		raw[len(raw)-1] = '}' // in the place of a line's end
-	}
+func (t Table[T]) encode(b []byte, v T) ([]byte, error) {
+	raw, err := jsonkit.Append(append(b, t.head()...), v)
 	if err != nil {
 		return nil, fault.WrapAs(fault.Internal, err, "journal", t.Name)
 	}
-	return raw, nil
+	return append(raw, '}'), nil
 }
-
-// usualRecord is as long as most records are.
-const usualRecord = 768
 
 // head is how every record of this version begins.
 func (t Table[T]) head() string { return `{"v":` + strconv.Itoa(t.Version) + `,"d":` }
 
 // Get reads a record; ok is false without it.
 func (t Table[T]) Get(tx *Tx, key string) (v T, ok bool, err error) {
-	b := tx.bolt.Bucket([]byte(t.Name))
+	b := tx.bucket(t.Name)
 	if b == nil {
 		return v, false, nil
 	}
@@ -170,7 +203,7 @@ func Newer(tx *Tx, tables ...Versioned) error {
 }
 
 func (t Table[T]) newer(tx *Tx) error {
-	b := tx.bolt.Bucket([]byte(t.Name))
+	b := tx.bucket(t.Name)
 	if b == nil {
 		return nil
 	}
@@ -189,13 +222,13 @@ func (t Table[T]) newer(tx *Tx) error {
 
 // Has tells whether there is a record, readable or not.
 func (t Table[T]) Has(tx *Tx, key string) bool {
-	b := tx.bolt.Bucket([]byte(t.Name))
+	b := tx.bucket(t.Name)
 	return b != nil && b.Get([]byte(key)) != nil
 }
 
 // Delete removes a record; absent is fine.
 func (t Table[T]) Delete(tx *Tx, key string) error {
-	b := tx.bolt.Bucket([]byte(t.Name))
+	b := tx.bucket(t.Name)
 	if b == nil {
 		return nil
 	}
@@ -209,7 +242,7 @@ func (t Table[T]) Delete(tx *Tx, key string) error {
 // record can't be read, and iteration goes on.
 func (t Table[T]) All(tx *Tx) iter.Seq2[string, Record[T]] {
 	return func(yield func(string, Record[T]) bool) {
-		b := tx.bolt.Bucket([]byte(t.Name))
+		b := tx.bucket(t.Name)
 		if b == nil {
 			return
 		}
@@ -243,7 +276,7 @@ func (t Table[T]) Values(tx *Tx) (values []T, bad []error) {
 
 // Len counts the records.
 func (t Table[T]) Len(tx *Tx) int {
-	b := tx.bolt.Bucket([]byte(t.Name))
+	b := tx.bucket(t.Name)
 	if b == nil {
 		return 0
 	}
@@ -252,9 +285,9 @@ func (t Table[T]) Len(tx *Tx) int {
 
 // NextSequence gives the next number of the table: 1, 2, 3 … never twice.
 func (t Table[T]) NextSequence(tx *Tx) (uint64, error) {
-	b, err := tx.bolt.CreateBucketIfNotExists([]byte(t.Name))
+	b, err := tx.grow(t.Name)
 	if err != nil {
-		return 0, fault.WrapAs(fault.Internal, err, "journal", t.Name)
+		return 0, err
 	}
 	n, err := b.NextSequence()
 	if err != nil {
@@ -265,7 +298,7 @@ func (t Table[T]) NextSequence(tx *Tx) (uint64, error) {
 
 // Sequence is the last number that NextSequence gave; 0 before the first.
 func (t Table[T]) Sequence(tx *Tx) uint64 {
-	if b := tx.bolt.Bucket([]byte(t.Name)); b != nil {
+	if b := tx.bucket(t.Name); b != nil {
 		return b.Sequence()
 	}
 	return 0

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/compute-agent/compute-agent/internal/jsonkit/jsontest"
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 )
@@ -110,5 +111,12 @@ func FuzzDecode(f *testing.F) {
 		if err := api.Decode(method, body, m.Args()); err != nil && !errors.Is(err, fault.InvalidArgument) {
 			t.Errorf("Decode(%s, %q) = %v, want invalid_argument or nothing", method, body, err)
 		}
+	})
+}
+
+func TestTaskEventWritesItself(t *testing.T) {
+	jsontest.Same(t, api.TaskEvent{
+		RequestID: "an id", Method: api.PauseInstance, Host: "host", Instance: "i", Migration: "m", State: api.TaskFailed,
+		Result: []byte(`[1]`), Error: fault.New(fault.NotFound, "op", "subject", "text"), At: time.Date(2026, 1, 2, 3, 4, 5, 600, time.UTC),
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/compute-agent/compute-agent/internal/jsonkit"
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 )
@@ -150,6 +151,25 @@ type TaskEvent struct {
 	Result    json.RawMessage `json:"result,omitempty"`
 	Error     *fault.Error    `json:"error,omitempty"`
 	At        time.Time       `json:"at"`
+}
+
+// AppendJSON writes the event as encoding/json does, without its second pass.
+func (e TaskEvent) AppendJSON(b []byte) ([]byte, error) {
+	o := jsonkit.Object{Buf: b}
+	o.String("request_id", e.RequestID)
+	o.String("method", e.Method)
+	o.String("host", e.Host)
+	o.Some("instance", e.Instance)
+	o.Some("migration", e.Migration)
+	o.String("state", string(e.State))
+	if len(e.Result) > 0 {
+		o.Raw("result", e.Result)
+	}
+	if e.Error != nil {
+		o.Any("error", e.Error)
+	}
+	o.Time("at", e.At)
+	return o.Close()
 }
 
 // InstanceEvent is the body of compute.event.<host>.instance.<uuid>: what changed.
