@@ -2,6 +2,7 @@ package lab_test
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,15 +12,19 @@ import (
 	"github.com/compute-agent/compute-agent/test/lab"
 )
 
-// xbzrle reports whether QEMU compresses the migration of a guest that leaves a host.
-func xbzrle(t *testing.T, h *lab.Host, spec instance.Spec) bool {
+// compresses gives the compressions that QEMU uses for the migration of a guest that leaves a host, by QEMU's names.
+func compresses(t *testing.T, h *lab.Host, spec instance.Spec) (names []string) {
 	t.Helper()
-	return regexp.MustCompile(`(?m)^xbzrle: on`).MatchString(virsh(t, h, "qemu-monitor-command", spec.UUID, "--hmp", "info migrate_capabilities"))
+	on := regexp.MustCompile(`(?m)^(xbzrle|compress): on`)
+	for _, m := range on.FindAllStringSubmatch(virsh(t, h, "qemu-monitor-command", spec.UUID, "--hmp", "info migrate_capabilities"), -1) {
+		names = append(names, m[1])
+	}
+	return names
 }
 
 // A guest that writes memory three times as fast as the stream carries it, and little that is new, moves by itself when
-// only the changes of its pages are sent; the host's compression is turned off by the request. What these hosts can't do
-// is said at once.
+// only the changes of its pages are sent; the host's compression is turned off, or is another one, by the request. What
+// these hosts can't do is said at once.
 func memoryIsCompressed(t *testing.T) {
 	s := newStage(t, "[migration]\ncompression = \"xbzrle\"\n")
 	ctx := t.Context()
@@ -33,8 +38,8 @@ func memoryIsCompressed(t *testing.T) {
 	}
 
 	task := s.begin(t, spec, api.MigrateArgs{Dest: "h2", BandwidthMiB: 8}, moving)
-	if !xbzrle(t, s.Host(1), spec) {
-		t.Error("QEMU was not told to compress")
+	if got := compresses(t, s.Host(1), spec); !slices.Equal(got, []string{"xbzrle"}) {
+		t.Errorf("QEMU compresses by %q, want xbzrle", got)
 	}
 	t.Logf("libvirt says:\n%s", virsh(t, s.Host(1), "domjobinfo", spec.UUID))
 	m := s.end(t, task)
@@ -46,8 +51,8 @@ func memoryIsCompressed(t *testing.T) {
 	s.only(t, spec, 2)
 
 	task = s.begin(t, spec, api.MigrateArgs{Dest: "h1", BandwidthMiB: 8, Compression: "none"}, moving)
-	if xbzrle(t, s.Host(2), spec) {
-		t.Error("QEMU compresses, although the request turned it off")
+	if got := compresses(t, s.Host(2), spec); len(got) > 0 {
+		t.Errorf("QEMU compresses by %q, although the request turned it off", got)
 	}
 	force, err := s.c.ForceCompleteMigration(ctx, task.Migration())
 	s.do(t, force, err)
@@ -55,4 +60,15 @@ func memoryIsCompressed(t *testing.T) {
 		t.Errorf("without compression %d pages were compressed", m.Result.CompressedPages)
 	}
 	s.only(t, spec, 1)
+
+	task = s.begin(t, spec, api.MigrateArgs{Dest: "h2", BandwidthMiB: 8, Compression: "mt"}, moving)
+	if got := compresses(t, s.Host(1), spec); !slices.Equal(got, []string{"compress"}) {
+		t.Errorf("QEMU compresses by %q, want every page, on threads", got)
+	}
+	force, err = s.c.ForceCompleteMigration(ctx, task.Migration())
+	s.do(t, force, err)
+	m = s.end(t, task)
+	t.Logf("mt: %d pages compressed to %d bytes", m.Result.CompressedPages, m.Result.CompressedBytes)
+	must(t, "ping", lab.WaitPing(ctx, s.GuestAddress(10).Addr(), 10*time.Second))
+	s.only(t, spec, 2)
 }
