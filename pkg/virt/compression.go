@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/compute-agent/compute-agent/pkg/fault"
 )
 
 // The compressions of a migration's memory, by libvirt's names.
@@ -40,4 +42,13 @@ func (r MigrateRequest) CompressionReasons() (reasons []string) {
 		reasons = append(reasons, "compression "+name+" and post-copy don't go together")
 	}
 	return reasons
+}
+
+// RefuseCompression makes one refusal of those reasons, in the name of op; nil: there are none.
+func (r MigrateRequest) RefuseCompression(op string) error {
+	reasons := r.CompressionReasons()
+	if len(reasons) == 0 {
+		return nil
+	}
+	return fault.New(fault.InvalidArgument, op, r.Instance, strings.Join(reasons, "; ")).WithDetail("reasons", reasons)
 }

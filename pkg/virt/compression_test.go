@@ -1,10 +1,12 @@
 package virt_test
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
@@ -33,5 +35,22 @@ func TestCompressionReasons(t *testing.T) {
 		if !slices.EqualFunc(got, c.want, strings.Contains) {
 			t.Errorf("%q, %d connections, post-copy %t: %q, want %q", c.name, c.parallel, c.postCopy, got, c.want)
 		}
+	}
+}
+
+// A refusal says every reason, once for people and once as a list.
+func TestRefuseCompression(t *testing.T) {
+	if err := (virt.MigrateRequest{Compression: virt.CompressXBZRLE}).RefuseCompression("migrate"); err != nil {
+		t.Errorf("nothing is against it, and the answer is %v", err)
+	}
+	r := virt.MigrateRequest{Instance: "i", Compression: virt.CompressMT, Parallel: 2, PostCopy: true}
+	err := r.RefuseCompression("migrate")
+	f, ok := errors.AsType[*fault.Error](err)
+	if !ok || !errors.Is(err, fault.InvalidArgument) || f.Op != "migrate" || f.Subject != "i" {
+		t.Fatalf("%#v", err)
+	}
+	reasons, _ := f.Details["reasons"].([]string)
+	if len(reasons) != 2 || !slices.Equal(reasons, r.CompressionReasons()) || f.Message != strings.Join(reasons, "; ") {
+		t.Errorf("%q with the reasons %q", f.Message, reasons)
 	}
 }

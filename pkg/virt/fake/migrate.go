@@ -3,7 +3,6 @@ package fake
 import (
 	"context"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
@@ -104,8 +103,8 @@ func (d *Driver) Migrate(ctx context.Context, r virt.MigrateRequest) error {
 //
 //go:noinline
 func (d *Driver) leave(ctx context.Context, r *virt.MigrateRequest) (m *migration, cut chan struct{}, err error) {
-	if reasons := r.CompressionReasons(); len(reasons) > 0 {
-		return nil, nil, fault.New(fault.InvalidArgument, "Migrate", r.Instance, strings.Join(reasons, "; ")).WithDetail("reasons", reasons)
+	if err := r.RefuseCompression("Migrate"); err != nil {
+		return nil, nil, err
 	}
 	to, err := d.host.resolve(*r)
 	if err != nil {

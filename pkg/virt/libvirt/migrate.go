@@ -103,13 +103,10 @@ func checkMigrate(r virt.MigrateRequest) error {
 			WithHint("QEMU before 10.1 can't do both; leave one out")
 	case r.Parallel < 0 || r.Parallel > 255:
 		return fault.Newf(fault.InvalidArgument, op, r.Instance, "%d parallel connections: use 0 to 255", r.Parallel)
-	case len(r.CompressionReasons()) > 0:
-		reasons := r.CompressionReasons()
-		return fault.New(fault.InvalidArgument, op, r.Instance, strings.Join(reasons, "; ")).WithDetail("reasons", reasons)
 	case r.BandwidthMiB > noLimit:
 		return fault.Newf(fault.InvalidArgument, op, r.Instance, "a bandwidth of %d MiB/s is more than libvirt can count", r.BandwidthMiB)
 	}
-	return nil
+	return r.RefuseCompression(op)
 }
 
 // refuseSelf refuses a destination that is this host: libvirt's client would do so,
