@@ -17,6 +17,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/controller"
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/green"
+	"github.com/compute-agent/compute-agent/pkg/instance"
 )
 
 const drainHelp = `Move every running instance of a host to others while it runs, some at a time, and tell what could
@@ -74,7 +75,7 @@ func (a *app) drainFlags(c *cobra.Command, f *drainFlags) {
 	flags.DurationVar(&f.completion, "completion-timeout", 0, "end a migration after so long (default: the policy's)")
 	a.must(c.MarkFlagRequired("to"))
 	a.must(c.RegisterFlagCompletionFunc("to", a.completeHostList))
-	a.must(c.RegisterFlagCompletionFunc("policy", cobra.FixedCompletions(policies(), cobra.ShellCompDirectiveNoFileComp)))
+	a.must(c.RegisterFlagCompletionFunc("policy", cobra.FixedCompletions(instance.Policies(), cobra.ShellCompDirectiveNoFileComp)))
 }
 
 // drain empties a host while somebody watches. The first Ctrl-C ends the beginning of

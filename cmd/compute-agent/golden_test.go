@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -70,6 +71,37 @@ func TestHelp(t *testing.T) {
 	}
 	walk(nil)
 	golden(t, "help.txt", b.String())
+}
+
+// The help of a flag names the words that it takes, and what it offers on Tab are these.
+func TestMigrationWords(t *testing.T) {
+	words := map[string][]string{
+		"policy":      instance.Policies(),
+		"compression": append(instance.Compressions(), instance.CompressNone),
+	}
+	root := newApp(strings.NewReader(""), &bytes.Buffer{}, &bytes.Buffer{}, nil).root
+	for path, flags := range map[string][]string{
+		"migration start": {"policy", "compression"}, "migration check": {"policy", "compression"}, "host drain": {"policy"},
+	} {
+		cmd, _, err := root.Find(strings.Fields(path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range flags {
+			usage := cmd.Flag(name).Usage
+			said, _, _ := strings.Cut(strings.ReplaceAll(usage, " or ", ", "), " (")
+			if !slices.Equal(strings.Split(said, ", "), words[name]) {
+				t.Errorf("%s --%s says %q, want %q", path, name, usage, words[name])
+			}
+			complete, ok := cmd.GetFlagCompletionFunc(name)
+			if !ok {
+				t.Fatalf("%s --%s offers nothing", path, name)
+			}
+			if offered, _ := complete(cmd, nil, ""); !slices.Equal(offered, words[name]) {
+				t.Errorf("%s --%s offers %q, want %q", path, name, offered, words[name])
+			}
+		}
+	}
 }
 
 func someHosts() []controller.Host {

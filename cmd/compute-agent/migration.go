@@ -51,15 +51,11 @@ func (a *app) moveFlags(c *cobra.Command) *moveFlags {
 	f.StringVar(&m.args.Priority, "priority", "", "user or drain: its place in the queue (default user)")
 	a.must(c.MarkFlagRequired("to"))
 	a.must(c.RegisterFlagCompletionFunc("to", a.completeHosts))
-	a.must(c.RegisterFlagCompletionFunc("policy", cobra.FixedCompletions(policies(), cobra.ShellCompDirectiveNoFileComp)))
-	a.must(c.RegisterFlagCompletionFunc("compression", cobra.FixedCompletions(compressions(), cobra.ShellCompDirectiveNoFileComp)))
+	a.must(c.RegisterFlagCompletionFunc("policy", cobra.FixedCompletions(instance.Policies(), cobra.ShellCompDirectiveNoFileComp)))
+	a.must(c.RegisterFlagCompletionFunc("compression", cobra.FixedCompletions(append(instance.Compressions(), instance.CompressNone), cobra.ShellCompDirectiveNoFileComp)))
 	a.must(c.RegisterFlagCompletionFunc("priority", cobra.FixedCompletions([]string{api.PriorityUser, api.PriorityDrain}, cobra.ShellCompDirectiveNoFileComp)))
 	return m
 }
-
-func compressions() []string { return []string{"xbzrle", "mt", "zlib", "zstd", "none"} }
-
-func policies() []string { return []string{"adaptive", "nova", "pause_now", "post_copy_now"} }
 
 func (m *moveFlags) of(cmd *cobra.Command) api.MigrateArgs {
 	if cmd.Flags().Changed("block-migration") {

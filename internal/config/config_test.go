@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/compute-agent/compute-agent/internal/config"
 	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/instance"
 )
 
 // from makes sources of a file's text; nil environment and flags.
@@ -180,6 +182,23 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s and %s share %s", o.Key, other, o.Env)
 		}
 		env[o.Env] = o.Key
+	}
+}
+
+// A tag can't name a list: what a request may say of a migration, the file may say too.
+func TestMigrationWords(t *testing.T) {
+	words := map[string][]string{
+		"migration.policy":      instance.Policies(),
+		"migration.compression": append(instance.Compressions(), instance.CompressNone),
+	}
+	for _, o := range config.Options() {
+		if want, ok := words[o.Key]; ok && !slices.Equal(slices.Sorted(slices.Values(o.OneOf)), slices.Sorted(slices.Values(want))) {
+			t.Errorf("%s is one of %q, want %q", o.Key, o.OneOf, want)
+		}
+		delete(words, o.Key)
+	}
+	for key := range words {
+		t.Errorf("there is no option %s", key)
 	}
 }
 

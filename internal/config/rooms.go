@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/agent"
+	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/inventory"
 	"github.com/compute-agent/compute-agent/pkg/migration"
 	"github.com/compute-agent/compute-agent/pkg/reboot"
@@ -82,7 +83,7 @@ func (c Config) forMigration() migration.Config {
 
 // compression is the migration package's word for a compression.
 func compression(word string) string {
-	if word == "none" {
+	if word == instance.CompressNone {
 		return ""
 	}
 	return word

@@ -12,6 +12,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 )
 
@@ -58,6 +59,25 @@ func TestMethodsInto(t *testing.T) {
 	}
 	if _, err := methodsInto(root, []byte("no marks")); fault.KindOf(err) != fault.PreconditionFailed {
 		t.Errorf("a document without marks gives %v", err)
+	}
+}
+
+// A comment can't name a list either: each word that a migration may be asked for with is in it.
+func TestMigrationWords(t *testing.T) {
+	said, err := readComments(root, "pkg/rpc/api")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for field, words := range map[string][]string{
+		"MigrateArgs.Policy":      instance.Policies(),
+		"MigrateArgs.Compression": append(instance.Compressions(), instance.CompressNone),
+	} {
+		have := strings.FieldsFunc(said[field], func(r rune) bool { return strings.ContainsRune(" ,;:", r) })
+		for _, word := range words {
+			if !slices.Contains(have, word) {
+				t.Errorf("%s says %q, without %s", field, said[field], word)
+			}
+		}
 	}
 }
 

@@ -71,6 +71,35 @@ const (
 	ModePaused   MigrationMode = "paused"
 )
 
+// The policies: what makes a migration end.
+const (
+	PolicyAdaptive    = "adaptive"      // it watches what remains
+	PolicyNova        = "nova"          // nova's time steps
+	PolicyPauseNow    = "pause_now"     // the guest stands still from the begin
+	PolicyPostCopyNow = "post_copy_now" // the guest moves first, its memory follows
+)
+
+// Policies gives the names that there are.
+func Policies() []string {
+	return []string{PolicyAdaptive, PolicyNova, PolicyPauseNow, PolicyPostCopyNow}
+}
+
+// The compressions of a migration's memory, by libvirt's names.
+const (
+	CompressXBZRLE = "xbzrle" // what changed in a page that was sent before
+	CompressMT     = "mt"     // every page, on threads of its own; QEMU 9.1 has it no more
+	CompressZlib   = "zlib"   // every page, on each of the parallel connections; libvirt 9.4
+	CompressZstd   = "zstd"   // the same, faster
+)
+
+// CompressNone is the word for none of them, also where the host has a default.
+const CompressNone = "none"
+
+// Compressions gives the names that there are; CompressNone is the name of none.
+func Compressions() []string {
+	return []string{CompressXBZRLE, CompressMT, CompressZlib, CompressZstd}
+}
+
 // Amount counts bytes of one kind.
 type Amount struct {
 	Total     uint64 `json:"total"`

@@ -1,6 +1,10 @@
 package migration
 
-import "time"
+import (
+	"time"
+
+	"github.com/compute-agent/compute-agent/pkg/instance"
+)
 
 // OnStall says what a policy does with a migration that cannot end by itself.
 type OnStall string
@@ -10,14 +14,6 @@ const (
 	StallPostCopy OnStall = "post_copy" // pause instead where post-copy is not possible
 	StallPause    OnStall = "pause"
 	StallAbort    OnStall = "abort"
-)
-
-// The policies.
-const (
-	PolicyAdaptive    = "adaptive"
-	PolicyNova        = "nova"
-	PolicyPauseNow    = "pause_now"
-	PolicyPostCopyNow = "post_copy_now"
 )
 
 // Config says how this host migrates. A zero field means its default; every wait
@@ -63,7 +59,7 @@ type Config struct {
 	// PostCopyBandwidthMiB is the limit, in MiB/s, of what is sent ahead in post-copy; 0: no limit.
 	PostCopyBandwidthMiB uint64
 	Parallel             int            // connections for requests without one; 0: one stream, with TLS 4
-	Compression          string         // of the memory, one of virt.Compressions, for requests without one; empty: none
+	Compression          string         // of the memory, one of instance.Compressions, for requests without one; empty: none
 	NativeTLS            bool           // guests leave over the hypervisor's own TLS (nova's live_migration_with_native_tls); false
 	Downtime             ScheduleConfig // of the policy nova; 500 ms, 10 steps, 75 s/GiB
 	CompletionTimeout    time.Duration  // per GiB of memory and copied disks; 800 s. Negative: none
@@ -102,7 +98,7 @@ func (c Config) WithDefaults() Config {
 	c.MonitorInterval = or(c.MonitorInterval, 500*time.Millisecond)
 	c.ProgressInterval = or(c.ProgressInterval, time.Second)
 	c.ProgressRate = or(c.ProgressRate, 500)
-	c.Policy = or(c.Policy, PolicyAdaptive)
+	c.Policy = or(c.Policy, instance.PolicyAdaptive)
 	c.OnStall = or(c.OnStall, StallAbort)
 	c.Downtime.MaxDowntime = or(c.Downtime.MaxDowntime, 500*time.Millisecond)
 	c.Downtime.Steps = or(c.Downtime.Steps, 10)

@@ -68,7 +68,7 @@ func (r *run) policy() Policy {
 		timeout = CompletionTimeout(c.CompletionTimeout, dataGB)
 	}
 	p := Policy{Name: or(rec.Args.Policy, c.Policy), OnStall: c.OnStall, Timeout: timeout, Adaptive: c.Adaptive}
-	if p.Name == PolicyNova {
+	if p.Name == instance.PolicyNova {
 		p.Schedule = DowntimeSchedule(c.Downtime, dataGB)
 	}
 	return p

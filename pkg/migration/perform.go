@@ -6,6 +6,7 @@ import (
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/green"
+	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
@@ -92,19 +93,16 @@ func (c Config) parallel(postCopy bool) int {
 	return c.Parallel
 }
 
-// noCompression is a request's word against the host's compression.
-const noCompression = "none"
-
 // streams chooses the connections and the compression of a job. What the request names is
 // asked for as it stands, and refused if it can't be; this host's defaults give way to it,
 // and the default compression to whatever else it does not go with.
 func (c Config) streams(parallel int, compression string, postCopy bool) (int, string) {
-	oneStream := compression != "" && compression != noCompression && !virt.CompressesStreams(compression)
+	oneStream := compression != "" && compression != instance.CompressNone && !virt.CompressesStreams(compression)
 	if parallel == 0 && !oneStream {
 		parallel = c.parallel(postCopy)
 	}
 	switch compression {
-	case noCompression:
+	case instance.CompressNone:
 		return parallel, ""
 	case "":
 		r := virt.MigrateRequest{Parallel: parallel, PostCopy: postCopy, Compression: c.Compression}
@@ -120,7 +118,7 @@ func (c Config) streams(parallel int, compression string, postCopy bool) (int, s
 // asked for, and the guest is not paused (nova drops the flag then too).
 func (r *run) canPostCopy() bool {
 	rec := r.record()
-	return !rec.WasPaused && (r.s.cfg.PermitPostCopy || rec.Args.Policy == PolicyPostCopyNow)
+	return !rec.WasPaused && (r.s.cfg.PermitPostCopy || rec.Args.Policy == instance.PolicyPostCopyNow)
 }
 
 // perform moves the guest, or, after a restart, goes on watching the job that was

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
@@ -104,14 +105,14 @@ func (p *Policy) decide(s *Snapshot) Decision {
 		return d
 	}
 	switch p.Name {
-	case PolicyNova:
+	case instance.PolicyNova:
 		return p.nova(s)
-	case PolicyPauseNow:
+	case instance.PolicyPauseNow:
 		if s.Track.Iteration == 0 && s.Job.Disk.Remaining > 0 { // the disks go first, beside a guest that runs
 			return Decision{Action: ActNone}
 		}
 		return s.end(StallPause, "the policy is pause_now")
-	case PolicyPostCopyNow:
+	case instance.PolicyPostCopyNow:
 		if s.Track.Iteration == 0 {
 			return Decision{Action: ActNone}
 		}

@@ -15,7 +15,7 @@ import (
 const mib = 1 << 20
 
 func adaptive(on migration.OnStall) migration.Policy {
-	return migration.Policy{Name: migration.PolicyAdaptive, OnStall: on, Adaptive: migration.AdaptiveConfig{
+	return migration.Policy{Name: instance.PolicyAdaptive, OnStall: on, Adaptive: migration.AdaptiveConfig{
 		DowntimeFirst: 150 * time.Millisecond, DowntimeStep: 150 * time.Millisecond, DowntimeLimit: 1050 * time.Millisecond,
 		StartIteration: 3, Cooldown: 10 * time.Second, StallAfter: 40 * time.Second, StallMargin: 0.04,
 	}}
@@ -35,7 +35,7 @@ func needs(downtime time.Duration, iteration, best uint64, change ...func(*migra
 }
 
 func TestDecide(t *testing.T) {
-	nova := migration.Policy{Name: migration.PolicyNova, OnStall: migration.StallAbort, Timeout: 1600 * time.Second, Schedule: migration.DowntimeSchedule(novaDefault, 2)}
+	nova := migration.Policy{Name: instance.PolicyNova, OnStall: migration.StallAbort, Timeout: 1600 * time.Second, Schedule: migration.DowntimeSchedule(novaDefault, 2)}
 	at := func(d time.Duration) func(*migration.Snapshot) { return func(s *migration.Snapshot) { s.Elapsed = d } }
 	permitted := func(d, raised time.Duration) func(*migration.Snapshot) {
 		return func(s *migration.Snapshot) { s.Permitted, s.RaisedAt = d, raised }
@@ -79,11 +79,11 @@ func TestDecide(t *testing.T) {
 		{"force prefers post-copy", adaptive("abort"), needs(2*sec, 1, 1, force, can), "post_copy"},
 		{"force on a paused guest", adaptive("abort"), needs(2*sec, 1, 1, force, paused), "none"},
 		{"force on a paused guest with post-copy", adaptive("abort"), needs(2*sec, 1, 1, force, paused, can), "post_copy"},
-		{"pause_now", migration.Policy{Name: migration.PolicyPauseNow}, needs(sec, 1, 1), "pause"},
-		{"pause_now, once", migration.Policy{Name: migration.PolicyPauseNow}, needs(sec, 1, 1, paused), "none"},
-		{"post_copy_now waits for the first page", migration.Policy{Name: migration.PolicyPostCopyNow}, needs(0, 0, 0, can), "none"},
-		{"post_copy_now", migration.Policy{Name: migration.PolicyPostCopyNow}, needs(sec, 1, 1, can), "post_copy"},
-		{"post_copy_now, refused", migration.Policy{Name: migration.PolicyPostCopyNow}, needs(sec, 1, 1), "pause"},
+		{"pause_now", migration.Policy{Name: instance.PolicyPauseNow}, needs(sec, 1, 1), "pause"},
+		{"pause_now, once", migration.Policy{Name: instance.PolicyPauseNow}, needs(sec, 1, 1, paused), "none"},
+		{"post_copy_now waits for the first page", migration.Policy{Name: instance.PolicyPostCopyNow}, needs(0, 0, 0, can), "none"},
+		{"post_copy_now", migration.Policy{Name: instance.PolicyPostCopyNow}, needs(sec, 1, 1, can), "post_copy"},
+		{"post_copy_now, refused", migration.Policy{Name: instance.PolicyPostCopyNow}, needs(sec, 1, 1), "pause"},
 	}
 	for _, c := range cases {
 		d := c.p.Decide(c.s)
@@ -139,7 +139,7 @@ func TestDecideIsLawful(t *testing.T) {
 			Track: migration.Track{Iteration: rapid.Uint64Range(0, 50).Draw(t, "iteration"), Best: rapid.Uint64Range(0, 1<<36).Draw(t, "best")},
 		}
 		p := adaptive(rapid.SampledFrom([]migration.OnStall{"abort", "pause", "post_copy"}).Draw(t, "stall"))
-		p.Name = rapid.SampledFrom([]string{"adaptive", "nova", "pause_now", "post_copy_now"}).Draw(t, "policy")
+		p.Name = rapid.SampledFrom(instance.Policies()).Draw(t, "policy")
 		p.Timeout = time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "timeout"))
 		d := p.Decide(s)
 		switch {

@@ -6,22 +6,14 @@ import (
 	"strings"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/instance"
 )
-
-// The compressions of a migration's memory, by libvirt's names.
-const (
-	CompressXBZRLE = "xbzrle" // what changed in a page that was sent before
-	CompressMT     = "mt"     // every page, on threads of its own; QEMU 9.1 has it no more
-	CompressZlib   = "zlib"   // every page, on each of the parallel connections; libvirt 9.4
-	CompressZstd   = "zstd"   // the same, faster
-)
-
-// Compressions gives the names that there are.
-func Compressions() []string { return []string{CompressXBZRLE, CompressMT, CompressZlib, CompressZstd} }
 
 // CompressesStreams reports whether a compression is of parallel connections, and needs
 // some; the others are of the one stream that there is without them.
-func CompressesStreams(name string) bool { return name == CompressZlib || name == CompressZstd }
+func CompressesStreams(name string) bool {
+	return name == instance.CompressZlib || name == instance.CompressZstd
+}
 
 // CompressionReasons gives every reason why the request's compression is not possible
 // anywhere: an unknown name, or what it can't be combined with. None: no reason is known
@@ -31,14 +23,14 @@ func (r MigrateRequest) CompressionReasons() (reasons []string) {
 	switch {
 	case name == "":
 		return nil
-	case !slices.Contains(Compressions(), name):
-		return []string{fmt.Sprintf("compression: %q is unknown; there are %s", name, strings.Join(Compressions(), ", "))}
+	case !slices.Contains(instance.Compressions(), name):
+		return []string{fmt.Sprintf("compression: %q is unknown; there are %s", name, strings.Join(instance.Compressions(), ", "))}
 	case CompressesStreams(name) && r.Parallel == 0:
 		reasons = append(reasons, "compression "+name+" is for parallel connections, and none are asked for")
 	case !CompressesStreams(name) && r.Parallel > 0:
 		reasons = append(reasons, "compression "+name+" and parallel connections don't go together")
 	}
-	if r.PostCopy && name != CompressXBZRLE {
+	if r.PostCopy && name != instance.CompressXBZRLE {
 		reasons = append(reasons, "compression "+name+" and post-copy don't go together")
 	}
 	return reasons

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
@@ -40,10 +41,10 @@ func TestCompressionReasons(t *testing.T) {
 
 // A refusal says every reason, once for people and once as a list.
 func TestRefuseCompression(t *testing.T) {
-	if err := (virt.MigrateRequest{Compression: virt.CompressXBZRLE}).RefuseCompression("migrate"); err != nil {
+	if err := (virt.MigrateRequest{Compression: instance.CompressXBZRLE}).RefuseCompression("migrate"); err != nil {
 		t.Errorf("nothing is against it, and the answer is %v", err)
 	}
-	r := virt.MigrateRequest{Instance: "i", Compression: virt.CompressMT, Parallel: 2, PostCopy: true}
+	r := virt.MigrateRequest{Instance: "i", Compression: instance.CompressMT, Parallel: 2, PostCopy: true}
 	err := r.RefuseCompression("migrate")
 	f, ok := errors.AsType[*fault.Error](err)
 	if !ok || !errors.Is(err, fault.InvalidArgument) || f.Op != "migrate" || f.Subject != "i" {

@@ -101,7 +101,7 @@ type MigrateRequest struct {
 	Parallel     int    // connections; 0: one stream
 	PostCopy     bool   // allow a later switch to post-copy
 	AutoConverge bool
-	Compression  string   // one of Compressions; empty: none
+	Compression  string   // one of [instance.Compressions]; empty: none
 	Disks        []string // block migration: the targets to copy; empty: none
 	Shared       []string // the writable targets that are known to be the same at both hosts
 }

@@ -118,7 +118,7 @@ type Definition struct {
 	// PostCopy, on a destination, says that it may switch to post-copy.
 	PostCopy bool `json:",omitempty"`
 	// Compression, on a destination, is how the memory is made smaller on its way, one of
-	// Compressions; empty: not at all.
+	// [instance.Compressions]; empty: not at all.
 	Compression string `json:",omitempty"`
 	// CPU, on a destination, is the guest's CPU as the source's hypervisor describes it: the
 	// one here must be able to give the same. Empty: not compared.

@@ -98,7 +98,7 @@ func (s *scenario) agent(d dice) func(string) agent.Config {
 	base := agent.Config{}
 	m := &base.Migration
 	m.OutboundSlots, m.InboundSlots = pick(d, 1, 2, 3), pick(d, 1, 2, 3)
-	m.Policy = pick(d, "", migration.PolicyNova, migration.PolicyAdaptive)
+	m.Policy = pick(d, "", instance.PolicyNova, instance.PolicyAdaptive)
 	m.OnStall = pick(d, migration.StallAbort, migration.StallPause, migration.StallPostCopy)
 	m.PermitPostCopy, m.PermitAutoConv = d.chance(50), d.chance(30)
 	m.CompletionTimeout = pick(d, 5*time.Second, 20*time.Second, 800*time.Second)
@@ -198,7 +198,7 @@ func (s *scenario) migrate(r *rig, d dice) (id, host, dest string) {
 	dest = s.elsewhere(d, host)
 	args := api.MigrateArgs{Instance: id, Dest: dest, Priority: pick(d, "", api.PriorityUser, api.PriorityDrain)}
 	if d.chance(30) {
-		args.Policy = pick(d, migration.PolicyNova, migration.PolicyAdaptive, migration.PolicyPauseNow, migration.PolicyPostCopyNow)
+		args.Policy = pick(d, instance.PolicyNova, instance.PolicyAdaptive, instance.PolicyPauseNow, instance.PolicyPostCopyNow)
 	}
 	if d.chance(30) {
 		args.Migration = instance.NewUUID()

@@ -34,8 +34,8 @@ func courses() []course {
 		{name: "plain, back while memory moves", away: time.Second, ends: instance.MigrationCompleted},
 		{name: "plain, back when all is over", away: time.Minute, ends: instance.MigrationCompleted},
 		{name: "aborted", abort: true, away: time.Second, ends: instance.MigrationCancelled},
-		{name: "paused by its policy", policy: migration.PolicyPauseNow, away: time.Second, ends: instance.MigrationCompleted},
-		{name: "post-copy", policy: migration.PolicyPostCopyNow, away: time.Second, ends: instance.MigrationCompleted},
+		{name: "paused by its policy", policy: instance.PolicyPauseNow, away: time.Second, ends: instance.MigrationCompleted},
+		{name: "post-copy", policy: instance.PolicyPostCopyNow, away: time.Second, ends: instance.MigrationCompleted},
 	}
 }
 

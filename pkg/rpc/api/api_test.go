@@ -8,6 +8,7 @@ import (
 
 	"github.com/compute-agent/compute-agent/internal/jsonkit/jsontest"
 	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 )
 
@@ -49,6 +50,31 @@ func TestDecode(t *testing.T) {
 				t.Errorf("Decode = %v, want invalid_argument with %q", err, c.want)
 			}
 		})
+	}
+}
+
+// The wire takes each policy and each compression that there is, the word for none, and
+// names them all when it refuses another.
+func TestMigrateWords(t *testing.T) {
+	args := api.MigrateArgs{Instance: id, Dest: "b"}
+	for _, w := range []struct {
+		words []string
+		word  *string
+		want  string
+	}{
+		{instance.Policies(), &args.Policy, "use adaptive, nova, pause_now or post_copy_now"},
+		{append(instance.Compressions(), instance.CompressNone), &args.Compression, "use xbzrle, mt, zlib, zstd or none"},
+	} {
+		for _, *w.word = range w.words {
+			if err := args.Check(); err != nil {
+				t.Errorf("%s: %v", *w.word, err)
+			}
+		}
+		*w.word = "no-such"
+		if err := args.Check(); err == nil || !strings.Contains(err.Error(), w.want) {
+			t.Errorf("%v, want %q", err, w.want)
+		}
+		*w.word = ""
 	}
 }
 

@@ -2,6 +2,7 @@ package api
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
@@ -87,18 +88,27 @@ func (a MigrateArgs) Check() error {
 	switch {
 	case a.Dest == "":
 		return fault.New(fault.InvalidArgument, "", "dest", "name the destination host").WithHint("compute-agent host list shows the hosts")
-	case !slices.Contains([]string{"", "nova", "adaptive", "pause_now", "post_copy_now"}, a.Policy):
-		return fault.Newf(fault.InvalidArgument, "", "policy", "%q: use adaptive, nova, pause_now or post_copy_now", a.Policy)
+	case a.Policy != "" && !slices.Contains(instance.Policies(), a.Policy):
+		return fault.Newf(fault.InvalidArgument, "", "policy", "%q: use %s", a.Policy, anyOf(instance.Policies()))
 	case !slices.Contains([]string{"", PriorityUser, PriorityDrain}, a.Priority):
 		return fault.Newf(fault.InvalidArgument, "", "priority", "%q: use user or drain", a.Priority)
 	case a.ParallelConnections < 0 || a.ParallelConnections > 64:
 		return fault.Newf(fault.InvalidArgument, "", "parallel_connections", "%d is not between 0 and 64", a.ParallelConnections)
-	case !slices.Contains([]string{"", "none", "xbzrle", "mt", "zlib", "zstd"}, a.Compression):
-		return fault.Newf(fault.InvalidArgument, "", "compression", "%q: use xbzrle, mt, zlib, zstd or none", a.Compression)
+	case a.Compression != "" && !slices.Contains(compressions(), a.Compression):
+		return fault.Newf(fault.InvalidArgument, "", "compression", "%q: use %s", a.Compression, anyOf(compressions()))
 	case a.CompletionTimeoutSeconds < 0:
 		return fault.Newf(fault.InvalidArgument, "", "completion_timeout_seconds", "%d is negative", a.CompletionTimeoutSeconds)
 	}
 	return nil
+}
+
+// compressions are the words that a request may say of its memory's.
+func compressions() []string { return append(instance.Compressions(), instance.CompressNone) }
+
+// anyOf lists words as a sentence does: a, b or c.
+func anyOf(words []string) string {
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 // MigrationRefArgs name one migration of one instance.

@@ -5,6 +5,7 @@ import (
 
 	golibvirt "github.com/digitalocean/go-libvirt"
 
+	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
@@ -18,7 +19,7 @@ const (
 // checkCompression gives every reason why this host can't take its part, as source or as
 // destination, in a compression.
 func (d *Driver) checkCompression(ctx context.Context, name string) ([]string, error) {
-	if name == "" || name == virt.CompressXBZRLE { // every version has it
+	if name == "" || name == instance.CompressXBZRLE { // every version has it
 		return nil, nil
 	}
 	n, err := control(ctx, d, "check", "compression", func(lv *golibvirt.Libvirt) (n node, err error) {
@@ -35,7 +36,7 @@ func compressionReasons(name string, n node) []string {
 	switch {
 	case virt.CompressesStreams(name) && n.library > 0 && n.library < zstdLibrary:
 		return []string{"compression " + name + ": libvirt " + version(n.library) + " here can't do it, " + version(zstdLibrary) + " can"}
-	case name == virt.CompressMT && n.hypervisor >= noMTQEMU:
+	case name == instance.CompressMT && n.hypervisor >= noMTQEMU:
 		return []string{"compression mt: QEMU " + version(n.hypervisor) + " here can't do it any more; zstd with parallel connections took its place"}
 	}
 	return nil

@@ -204,7 +204,7 @@ func testCompression(b *bench) {
 	id := b.running()
 	r := b.newMigration(b.Dest, id, 2)
 	for _, c := range []virt.MigrateRequest{
-		{Compression: "no-such"}, {Compression: virt.CompressXBZRLE, Parallel: 2}, {Compression: virt.CompressMT, PostCopy: true}, {Compression: virt.CompressZstd},
+		{Compression: "no-such"}, {Compression: instance.CompressXBZRLE, Parallel: 2}, {Compression: instance.CompressMT, PostCopy: true}, {Compression: instance.CompressZstd},
 	} {
 		bad := r
 		bad.Compression, bad.Parallel, bad.PostCopy = c.Compression, c.Parallel, c.PostCopy
@@ -215,7 +215,7 @@ func testCompression(b *bench) {
 		}
 		b.wants(fault.InvalidArgument, "Migrate with compression "+c.Compression, b.Source.Migrate(b.ctx, bad))
 	}
-	r.Compression = virt.CompressXBZRLE
+	r.Compression = instance.CompressXBZRLE
 	l, err := b.Source.CheckLeaving(b.ctx, r)
 	b.ok("CheckLeaving", err)
 	if len(l.Reasons) > 0 {
