@@ -153,7 +153,7 @@ func (a *Agent) recoverMigration(ctx context.Context, j *job) (outcome, error) {
 		}
 		_, err := a.source.TakeUp(ctx, rec)
 		if err == nil {
-			a.goOnWith(rec.Migration.UUID) //nolint:contextcheck // it outlives the request
+			a.goOnWith(rec) //nolint:contextcheck // it outlives the request
 		}
 		return outcome{}, err
 	}

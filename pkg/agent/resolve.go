@@ -27,7 +27,7 @@ func (a *Agent) resolveMigration(ctx context.Context, j *job) (outcome, error) {
 	if err == nil && args.As != "" {
 		rec, err = a.source.Settle(ctx, rec, migration.Verdict(args.As), true)
 		if err == nil {
-			a.goOnWith(rec.Migration.UUID) //nolint:contextcheck // it outlives the request
+			a.goOnWith(rec) //nolint:contextcheck // it outlives the request
 		}
 	}
 	if err != nil {
@@ -38,16 +38,12 @@ func (a *Agent) resolveMigration(ctx context.Context, j *job) (outcome, error) {
 	}}, nil
 }
 
-// goOnWith carries a settled migration to its end; it has no task any more. It goes by
-// the record as it is then: somebody else may have carried it there already.
-func (a *Agent) goOnWith(migrationID string) {
+// goOnWith carries a settled migration to its end; it has no task any more. Somebody else
+// may do so, or have done it already.
+func (a *Agent) goOnWith(rec migration.Record) {
 	a.spawn(func(ctx context.Context) {
-		rec, known := a.ledger.record(migration.RoleSource, migrationID)
-		if !known || rec.Frozen() || rec.Ended() {
-			return
-		}
-		if _, err := a.source.Run(ctx, &rec); err != nil && ctx.Err() == nil {
-			logkit.From(ctx).Warn("a settled migration ended", logkit.Migration.Of(migrationID), logkit.Err(err))
+		if err := a.source.GoOn(ctx, rec); err != nil && ctx.Err() == nil {
+			logkit.From(ctx).Warn("a settled migration ended", logkit.Migration.Of(rec.Migration.UUID), logkit.Err(err))
 		}
 	})
 }
@@ -69,7 +65,7 @@ func (a *Agent) review(ctx context.Context) {
 			continue
 		}
 		if rec.Settling && !rec.Frozen() {
-			a.goOnWith(rec.Migration.UUID) //nolint:contextcheck // it outlives the review
+			a.goOnWith(rec) //nolint:contextcheck // it outlives the review
 			continue
 		}
 		if rec.Frozen() {
@@ -95,7 +91,7 @@ func (a *Agent) reviewOne(ctx context.Context, rec migration.Record) {
 		logkit.From(ctx).Warn("a frozen migration can't go on", logkit.Err(err))
 		return
 	}
-	a.goOnWith(rec.Migration.UUID) //nolint:contextcheck // it outlives the review
+	a.goOnWith(rec) //nolint:contextcheck // it outlives the review
 }
 
 // frozen refuses what would act on a guest of which nobody knows where it is.

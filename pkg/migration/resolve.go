@@ -107,6 +107,40 @@ func (s *Source) thaw(method string, rec *Record) (*run, error) {
 	return r, nil
 }
 
+// GoOn is Run for a migration that was settled or taken up, and that several may want to go
+// on. rec only says which: how it stands is read when nobody has it in hand, so that it can't
+// have gone on since. It does nothing, and that is no error, to one that somebody has in hand,
+// that has ended or that is frozen.
+func (s *Source) GoOn(ctx context.Context, rec Record) error {
+	r, err := s.pickUp(rec.Migration.Instance, rec.Migration.UUID)
+	if r == nil {
+		return err
+	}
+	return s.run(ctx, r, false)
+}
+
+// pickUp hands a migration that nobody has in hand to its conductor, as the journal has it;
+// nil: there is nothing to do. It is read under the lock: whoever had it before has written
+// its last word then.
+func (s *Source) pickUp(instanceID, migrationID string) (*run, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.runs[instanceID]; r != nil {
+		if r.id != migrationID {
+			return nil, busyWith(r)
+		}
+		return nil, nil
+	}
+	rec, known := s.ports.Journal.Load(RoleSource, migrationID)
+	if !known || rec.Frozen() || rec.Ended() {
+		return nil, nil
+	}
+	r := newRun(s, rec)
+	r.begun = true
+	s.runs[instanceID] = r
+	return r, nil
+}
+
 // lawfulVerdict refuses what the facts speak against.
 func lawfulVerdict(rec Record, f Facts, v Verdict) error {
 	no := func(format string, args ...any) error {

@@ -1,6 +1,8 @@
 package migration_test
 
 import (
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -92,6 +94,47 @@ func TestFactsThatComeBackEndAFreeze(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Several may want a settled migration to go on: one carries it to its end, and who comes by
+// what was known before does nothing any more.
+func TestSettledMigrationGoesOnOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, inst := freeze(t, false)
+		defer w.close()
+		w.sever(false)
+		frozen, s := w.record(), w.sites["a"].living().source
+		if err := s.GoOn(w.ctx, frozen); err != nil || w.record().Settling {
+			t.Errorf("GoOn of a frozen migration: %v, settling %t", err, w.record().Settling)
+		}
+		settled, err := s.Settle(w.ctx, frozen, migration.VerdictFailed, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ends atomic.Int32
+		w.setHook(func(point string) error {
+			if point == "a save end failed" {
+				ends.Add(1)
+			}
+			return nil
+		})
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				if err := s.GoOn(w.ctx, settled); err != nil && fault.KindOf(err) == fault.Conflict {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if err := s.GoOn(w.ctx, settled); err != nil { // by a record that has been overtaken
+			t.Error(err)
+		}
+		if m := w.ended("a", settled.Migration.UUID); m.Status != instance.MigrationFailed || ends.Load() != 1 {
+			t.Errorf("it ended as %s, and %d times", m.Status, ends.Load())
+		}
+		w.check(inst, "a")
+	})
 }
 
 // A person's word stands where a host does not answer.

@@ -142,10 +142,15 @@ func (s *Source) register(rec *Record) (r *run, known bool, err error) {
 		return r, false, nil
 	}
 	if r.id != rec.Migration.UUID {
-		return nil, false, fault.Newf(fault.Conflict, op, rec.Migration.Instance, "migration %s of this instance is in progress", r.id).
-			WithHint("wait for its end, or abort it")
+		return nil, false, busyWith(r)
 	}
 	return r, true, nil
+}
+
+// busyWith refuses another migration of the instance.
+func busyWith(r *run) error {
+	return fault.Newf(fault.Conflict, op, r.instance, "migration %s of this instance is in progress", r.id).
+		WithHint("wait for its end, or abort it")
 }
 
 func (s *Source) drop(r *run) {
