@@ -150,9 +150,16 @@ func (s *slowPeer) Call(ctx context.Context, host string, m rpc.Message) ([]byte
 	return s.Bus.Call(ctx, host, m)
 }
 
-// listless is a bus that lists no view, as one that does not allow it.
-type listless struct{ agent.Bus }
+// listless is a bus that lists no view while an error is in the way, as one that does not
+// allow it.
+type listless struct {
+	agent.Bus
+	refusal *atomic.Pointer[fault.Error]
+}
 
-func (listless) List(context.Context, rpc.Bucket, []string) ([]rpc.Entry, error) {
-	return nil, fault.New(fault.Unauthorized, "list", "", "permissions violation")
+func (l listless) List(ctx context.Context, b rpc.Bucket, pattern []string) ([]rpc.Entry, error) {
+	if f := l.refusal.Load(); f != nil {
+		return nil, f
+	}
+	return l.Bus.List(ctx, b, pattern)
 }

@@ -6,12 +6,16 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/compute-agent/compute-agent/internal/logkit"
+	"github.com/compute-agent/compute-agent/internal/logkit/logtest"
 	"github.com/compute-agent/compute-agent/pkg/agent"
 	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/instance"
@@ -309,7 +313,9 @@ func TestViewsWithoutAList(t *testing.T) {
 	inBubble(t, func(r *rig) {
 		n, id := r.nodes["a"], r.build("a")
 		n.stop()
-		n.wrapBus = func(b agent.Bus) agent.Bus { return listless{b} }
+		var refusal atomic.Pointer[fault.Error]
+		refusal.Store(fault.New(fault.Unauthorized, "list", "instances", "permissions violation"))
+		n.wrapBus = func(b agent.Bus) agent.Bus { return listless{b, &refusal} }
 		n.start()
 		r.pass(65 * time.Minute) // off the beat of the inventories
 		e, err := r.ctl.Get(r.ctx, rpc.Hosts, []string{"a"})
@@ -320,6 +326,43 @@ func TestViewsWithoutAList(t *testing.T) {
 		r.pass(10 * time.Second)
 		inst, _ := r.view("a", id)
 		same(t, "vm_state in the view", inst.VMState, instance.VMPaused)
+	}, "a")
+}
+
+// What is in the way of listing the views is said once, however often it is tried, and so is
+// its end. A bus that is away is not said.
+func TestViewsWithoutAListAreSaid(t *testing.T) {
+	inBubble(t, func(r *rig) {
+		n := r.nodes["a"]
+		n.stop()
+		log, heard := logtest.Record(t)
+		r.ctx = logkit.Into(r.ctx, log)
+		said := func(what string, want ...string) {
+			t.Helper()
+			r.pass(time.Hour)
+			var got []string
+			for _, e := range heard.Entries() {
+				if strings.HasPrefix(e.Message, "the views of this host") {
+					got = append(got, e.Level)
+				}
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%s: said as %q, want %q", what, got, want)
+			}
+		}
+		var refusal atomic.Pointer[fault.Error]
+		refusal.Store(fault.New(fault.Unavailable, "list", "", "away").Because(rpc.ErrAway))
+		n.wrapBus = func(b agent.Bus) agent.Bus { return listless{b, &refusal} }
+		n.start()
+		said("away")
+		refusal.Store(fault.New(fault.Unauthorized, "list", "instances", "permissions violation"))
+		said("a missing right", "warning")
+		refusal.Store(fault.New(fault.Unauthorized, "list", "migrations", "permissions violation"))
+		said("another one", "warning", "warning")
+		refusal.Store(nil)
+		said("well again", "warning", "warning", "info")
+		refusal.Store(fault.New(fault.Unauthorized, "list", "instances", "permissions violation"))
+		said("the first one again", "warning", "warning", "info", "warning")
 	}, "a")
 }
 

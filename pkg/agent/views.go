@@ -9,6 +9,7 @@ import (
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
 	"github.com/compute-agent/compute-agent/internal/version"
+	"github.com/compute-agent/compute-agent/pkg/fault"
 	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/migration"
@@ -174,6 +175,7 @@ func (a *Agent) show(ctx context.Context, keys []viewKey) error {
 // progress nor short tasks flood the bus.
 func (a *Agent) publishViews(ctx context.Context) error {
 	pause := a.cfg.RetryFirst
+	var list listTrouble
 	for {
 		select {
 		case <-a.views.wake:
@@ -183,7 +185,7 @@ func (a *Agent) publishViews(ctx context.Context) error {
 		round := a.views.turn()
 		err := green.Sleep(ctx, a.cfg.ViewInterval)
 		if err == nil {
-			err = a.publishRound(ctx, round)
+			err = a.publishRound(ctx, round, &list)
 		}
 		if err == nil {
 			pause = a.cfg.RetryFirst
@@ -196,7 +198,7 @@ func (a *Agent) publishViews(ctx context.Context) error {
 	}
 }
 
-func (a *Agent) publishRound(ctx context.Context, round uint64) error {
+func (a *Agent) publishRound(ctx context.Context, round uint64, list *listTrouble) error {
 	keys, stale, more := a.views.due(round)
 	if more {
 		signal(a.views.wake)
@@ -206,6 +208,7 @@ func (a *Agent) publishRound(ctx context.Context, round uint64) error {
 		if unlisted = a.refreshViews(ctx); unlisted != nil {
 			a.views.renew()
 		}
+		list.tell(ctx, unlisted)
 	}
 	for part := range slices.Chunk(keys, viewsAtOnce) { // unlisted or not: a host that writes nothing counts as down
 		if err := a.show(ctx, part); err != nil {
@@ -213,6 +216,38 @@ func (a *Agent) publishRound(ctx context.Context, round uint64) error {
 		}
 	}
 	return unlisted
+}
+
+// listTrouble is what was said of views that can't be listed, until they can: a missing right
+// is in the way at each try, and nobody reads on for what comes every few seconds.
+type listTrouble struct {
+	said []string // each cause, by kind and subject
+}
+
+// tell says how a listing ended, if that is news. A bus that is away is none: it comes back
+// by itself.
+func (l *listTrouble) tell(ctx context.Context, err error) {
+	log := logkit.From(ctx)
+	if err == nil {
+		if l.said != nil {
+			log.Info("the views of this host are listed again")
+		}
+		l.said = nil
+		return
+	}
+	if ctx.Err() != nil || errors.Is(err, rpc.ErrAway) {
+		return
+	}
+	cause := string(fault.KindOf(err))
+	if f, ok := errors.AsType[*fault.Error](err); ok {
+		cause += " " + f.Subject
+	}
+	if slices.Contains(l.said, cause) {
+		return
+	}
+	l.said = append(l.said, cause)
+	log.Warn("the views of this host can't be listed, and show what is no more; when that lasts, see that its credential may read them: compute-agent nats-permissions",
+		logkit.Err(err))
 }
 
 // putViews writes entries as they are now, and tells how many from the front are stored.
