@@ -68,8 +68,8 @@ func (s *Source) hear(e virt.Event) {
 	}
 }
 
-// Check gives every reason against moving inst: this host's and the destination's.
-// It changes nothing. err means that it could not be found out.
+// Check gives every reason against moving inst: this host's and the destination's. It
+// changes nothing. err means that it could not be found out.
 func (s *Source) Check(ctx context.Context, inst instance.Instance, args api.MigrateArgs) (reasons []string, err error) {
 	r := newRun(s, NewRecord(inst, args, s.cfg.Host, ""))
 	found, reasons, err := r.examine(ctx)
@@ -78,7 +78,7 @@ func (s *Source) Check(ctx context.Context, inst instance.Instance, args api.Mig
 	}
 	r.rec = found(r.rec)
 	if args.Dest == s.cfg.Host {
-		return reasons, nil
+		return r.rec.bySpeaker(reasons, nil), nil
 	}
 	ctx, cancel := within(ctx, s.cfg.CheckTimeout, "the destination's check")
 	defer cancel()
@@ -87,7 +87,7 @@ func (s *Source) Check(ctx context.Context, inst instance.Instance, args api.Mig
 		return nil, fault.Wrap(err, op, args.Dest)
 	}
 	if err != nil {
-		return append(reasons, "the destination could not be asked: "+err.Error()), nil
+		return append(r.rec.bySpeaker(reasons, nil), "the destination could not be asked: "+err.Error()), nil
 	}
 	_, reasons = r.rec.weigh(theirs, reasons)
 	return reasons, nil

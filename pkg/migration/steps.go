@@ -112,7 +112,7 @@ func (r *run) storage(ctx context.Context) (instance.StorageFacts, error) {
 func (r Record) weigh(res api.CheckResult, reasons []string) (Record, []string) {
 	plan := planDisks(r.Instance.Spec, r.Storage, res.Storage)
 	r.Copies, r.KeepFolder, r.Shared = plan.Copies, plan.InFolder, plan.Shared
-	reasons = merge(merge(reasons, res.Reasons), plan.reasons(r.Instance.Spec, r.Args.BlockMigration))
+	reasons = merge(r.bySpeaker(reasons, res.Reasons), plan.reasons(r.Instance.Spec, r.Args.BlockMigration))
 	return r, merge(reasons, plan.stale(r.Cached))
 }
 
@@ -126,7 +126,7 @@ func (r *run) check(ctx context.Context) error {
 	r.note(func(rec *Record) { *rec = found(*rec) })
 	rec := r.record()
 	if rec.Migration.Dest == r.s.cfg.Host {
-		return refusal(r.instance, reasons)
+		return refusal(r.instance, rec.bySpeaker(reasons, nil))
 	}
 	res, err := patiently(ctx, r.s.cfg, func(ctx context.Context) (api.CheckResult, error) {
 		ctx, cancel := within(ctx, r.s.cfg.CheckTimeout, "the destination's check")
@@ -138,7 +138,7 @@ func (r *run) check(ctx context.Context) error {
 	case err != nil && len(reasons) == 0:
 		return fault.Wrap(err, op, rec.Migration.Dest)
 	case err != nil:
-		reasons = append(reasons, "the destination could not be asked: "+err.Error())
+		reasons = append(rec.bySpeaker(reasons, nil), "the destination could not be asked: "+err.Error())
 	default:
 		r.note(func(rec *Record) { *rec, reasons = rec.weigh(res, reasons) })
 	}

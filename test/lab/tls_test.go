@@ -84,8 +84,8 @@ func guestsLeaveOverTLS(t *testing.T) {
 		must(t, "check", err)
 		return reasons
 	}
-	if got := check(api.MigrateArgs{}); len(got) != 5 || !strings.Contains(strings.Join(got, " "), "client-cert.pem is missing") {
-		t.Errorf("without any certificate: %q, want the CA and two files of either host", got)
+	if got := check(api.MigrateArgs{}); len(got) != 6 || !strings.Contains(strings.Join(got, " "), "client-cert.pem is missing") {
+		t.Errorf("without any certificate: %q, want the CA and two files on either host, and which host lacks the CA", got)
 	}
 	ca := newAuthority(t)
 	ca.issue(t, s.Host(1), "h1")
