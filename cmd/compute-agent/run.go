@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/compute-agent/compute-agent/internal/compose"
@@ -124,7 +125,7 @@ func dialAs(cfg rpc.Config, patience time.Duration) dialer {
 		own.Name = host
 		own.InboxPrefix = rpc.InboxOf(host)
 		log := logkit.From(ctx)
-		own.OnError = func(err error) { log.Warn("the bus reports", logkit.Err(err)) }
+		own.OnError = (&busReports{log: log, said: map[string]time.Time{}}).say
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		bus, err := green.RetryCall(ctx, green.Retry{
@@ -152,6 +153,36 @@ func busConfig(r config.RPC, urls []string) rpc.Config {
 		MaxAge: r.CastsMaxAge, EventsMaxAge: r.EventsMaxAge, Replicas: r.Replicas,
 		AutoSetup: !identified(r, urls),
 	}
+}
+
+// What the bus reports is said again when it is still reported after reportAgain; that many
+// sentences are remembered.
+const (
+	reportAgain = time.Hour
+	reportsKept = 100
+)
+
+// busReports says what the bus reports beside calls. A right that is missing is reported at
+// each try: what was said within reportAgain is told at debug.
+type busReports struct {
+	log  *logkit.Logger
+	mu   sync.Mutex
+	said map[string]time.Time // when, by sentence
+}
+
+func (r *busReports) say(err error) {
+	const message = "the bus reports"
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if last, said := r.said[err.Error()]; said && time.Since(last) < reportAgain {
+		r.log.Debug(message, logkit.Err(err))
+		return
+	}
+	if len(r.said) >= reportsKept {
+		clear(r.said)
+	}
+	r.said[err.Error()] = time.Now()
+	r.log.Warn(message, logkit.Err(err))
 }
 
 // identified reports whether somebody logs in. A host's credential has no right to

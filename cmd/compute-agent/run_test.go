@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -16,6 +17,7 @@ import (
 	"github.com/compute-agent/compute-agent/internal/compose"
 	"github.com/compute-agent/compute-agent/internal/config"
 	"github.com/compute-agent/compute-agent/internal/logkit"
+	"github.com/compute-agent/compute-agent/internal/logkit/logtest"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/virt/libvirt"
 )
@@ -45,6 +47,34 @@ func TestStopDuringTheStart(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What the bus reports at each try is a warning once an hour.
+func TestBusReportsAreSaidOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, heard := logtest.Record(t)
+		r := &busReports{log: log, said: map[string]time.Time{}}
+		for range 361 { // an hour and the beat after it
+			r.say(errors.New("no right to list"))
+			<-time.After(10 * time.Second)
+		}
+		r.say(errors.New("a slow reader"))
+		warnings := map[any]int{}
+		for _, e := range heard.Entries() {
+			if e.Level == "warning" {
+				warnings[e.Fields[logkit.Error]]++
+			}
+		}
+		if want := map[any]int{"no right to list": 2, "a slow reader": 1}; !cmp.Equal(want, warnings) {
+			t.Errorf("warnings %v, want %v", warnings, want)
+		}
+		for i := range 10 * reportsKept { // each another one: they are not remembered for good
+			r.say(fmt.Errorf("report %d", i))
+		}
+		if len(r.said) > reportsKept {
+			t.Errorf("%d sentences are remembered, want %d at most", len(r.said), reportsKept)
+		}
+	})
 }
 
 // The section rpc reaches every option of the transport, and says its defaults.
