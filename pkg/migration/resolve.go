@@ -93,17 +93,19 @@ func (s *Source) Settle(ctx context.Context, rec Record, v Verdict, byPerson boo
 
 // thaw registers a frozen migration that was looked at, so that nobody else does anything
 // to it until it is dropped. Looking takes its time: it is conflict when somebody has
-// settled the migration meanwhile.
+// settled the migration meanwhile. As in pickUp the journal is read under the lock.
 func (s *Source) thaw(method string, rec *Record) (*run, error) {
-	r, known, err := s.register(rec)
-	if err != nil || known {
-		return nil, fault.New(fault.Conflict, method, rec.Migration.UUID, "this migration is being looked at already").Because(err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.runs[rec.Migration.Instance] != nil {
+		return nil, fault.New(fault.Conflict, method, rec.Migration.UUID, "this migration is being looked at already, or the instance migrates")
 	}
 	now, known := s.ports.Journal.Load(RoleSource, rec.Migration.UUID)
 	if !known || !now.Frozen() || now.Ended() || !now.UpdatedAt.Equal(rec.UpdatedAt) {
-		s.drop(r)
 		return nil, fault.Newf(fault.Conflict, method, rec.Migration.UUID, "this migration has gone on since it was looked at: it is %s", now.Migration.Status)
 	}
+	r := newRun(s, *rec)
+	s.runs[rec.Migration.Instance] = r
 	return r, nil
 }
 
