@@ -50,7 +50,10 @@ func (e *Event[T]) Wait(ctx context.Context) (T, error) {
 }
 
 // Ready tells whether the event was sent.
-func (e *Event[T]) Ready() bool { return e.generation().sent() }
+func (e *Event[T]) Ready() bool {
+	gen := e.gen.Load()
+	return gen != nil && gen.sent()
+}
 
 // Done is closed when the event is sent. After a Reset it is another channel.
 func (e *Event[T]) Done() <-chan struct{} { return e.generation().done }

@@ -254,6 +254,23 @@ func ExampleWakeOn() {
 	// Output: migrated <nil>
 }
 
+// What has changed is looked at now, not at the next beat.
+func ExampleFixedIntervalLoopingCall_Wake() {
+	ctx := context.Background()
+	looks := make(chan int)
+	l := green.NewFixedIntervalLoopingCall[int](func(context.Context) error { looks <- 1; return nil })
+	_ = l.Start(ctx, time.Hour)
+	fmt.Println(<-looks)
+	l.Wake()
+	fmt.Println(<-looks)
+	l.Stop()
+	fmt.Println(l.Wait(ctx))
+	// Output:
+	// 1
+	// 1
+	// 0 <nil>
+}
+
 // The value of LoopDone must be of the loop's type.
 func ExampleLoopDone() {
 	ctx := context.Background()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -30,24 +31,32 @@ type FixedIntervalLoopingCall[T any] struct {
 
 	mu      sync.Mutex
 	running bool
+	woken   bool        // by a Wake while it does not run
 	last    *loopRun[T] // of the latest Start; nil before the first
 }
 
-// loopRun is one Start, until its end.
+// loopRun is one Start, until its end. It sleeps on its timer: whoever cuts a sleep
+// short says why in asked, and sets the timer to now.
 type loopRun[T any] struct {
+	call    *FixedIntervalLoopingCall[T]
 	ctx     context.Context //nolint:containedctx // the run lives exactly as long as its goroutine
 	every   time.Duration
 	options loopOptions
 	begun   time.Time
-	timer   *time.Timer // of the sleeps; nil before the first
+	timer   *time.Timer
+	asked   atomic.Uint32 // what asked... says
 
-	stop    chan struct{} // closed by Stop
-	halt    sync.Once
-	done    chan struct{} // closed at the end, after value and err are written
-	value   T
-	err     error
-	stopped func() // clears the call's running mark
+	done  chan struct{} // closed at the end, after value and err are written; nil until somebody waits; guarded by call.mu
+	value T
+	err   error
 }
+
+// What a sleep is cut short for.
+const (
+	askedStop uint32 = 1 << iota // it stays
+	askedEnd                     // the context's; it stays
+	askedWake                    // until the next run begins
+)
 
 type loopOptions struct {
 	initialDelay time.Duration
@@ -103,7 +112,7 @@ func NewFixedIntervalLoopingCall[T any](fn func(context.Context) error) *FixedIn
 func (l *FixedIntervalLoopingCall[T]) Start(ctx context.Context, every time.Duration, opts ...LoopOption) error {
 	run, err := l.begin(ctx, every, opts)
 	if err == nil {
-		go run.loop(l.fn)
+		go run.loop()
 	}
 	return err
 }
@@ -117,13 +126,13 @@ func (l *FixedIntervalLoopingCall[T]) Run(ctx context.Context, every time.Durati
 		var zero T
 		return zero, err
 	}
-	run.loop(l.fn)
+	run.loop()
 	return run.value, run.err
 }
 
 // begin marks the call as running.
 func (l *FixedIntervalLoopingCall[T]) begin(ctx context.Context, every time.Duration, opts []LoopOption) (*loopRun[T], error) {
-	run := &loopRun[T]{ctx: ctx, every: every, stop: make(chan struct{}), done: make(chan struct{}), stopped: l.clear}
+	run := &loopRun[T]{call: l, ctx: ctx, every: every}
 	for _, opt := range opts {
 		opt(&run.options)
 	}
@@ -135,9 +144,24 @@ func (l *FixedIntervalLoopingCall[T]) begin(ctx context.Context, every time.Dura
 	if l.running {
 		return nil, ErrLoopRunning
 	}
-	l.running, l.last = true, run
-	run.begun = time.Now()
+	run.begun, run.timer = time.Now(), time.NewTimer(every)
+	if l.woken {
+		run.asked.Store(askedWake)
+	}
+	l.running, l.woken, l.last = true, false, run
 	return run, nil
+}
+
+// Wake makes the next run begin at once, and the interval counts from there. While
+// the loop does not run it is kept for the next Start: no InitialDelay then.
+func (l *FixedIntervalLoopingCall[T]) Wake() {
+	l.mu.Lock()
+	run, running := l.last, l.running
+	l.woken = !running
+	l.mu.Unlock()
+	if running {
+		run.ask(askedWake)
+	}
 }
 
 // Stop ends the loop: a sleep at once, a run in progress when it returns. Wait
@@ -148,8 +172,14 @@ func (l *FixedIntervalLoopingCall[T]) Stop() {
 	run := l.last
 	l.mu.Unlock()
 	if run != nil {
-		run.halt.Do(func() { close(run.stop) })
+		run.ask(askedStop)
 	}
+}
+
+// ask cuts a sleep short, this one or the next.
+func (r *loopRun[T]) ask(what uint32) {
+	r.asked.Or(what)
+	r.timer.Reset(0) // after the mark, which a loop that sets its timer looks at afterwards
 }
 
 // Wait waits for the end of the latest Start and gives the value of LoopDone,
@@ -158,54 +188,73 @@ func (l *FixedIntervalLoopingCall[T]) Stop() {
 // cause of ctx, and the loop goes on.
 func (l *FixedIntervalLoopingCall[T]) Wait(ctx context.Context) (T, error) {
 	var zero T
-	l.mu.Lock()
-	run := l.last
-	l.mu.Unlock()
+	run, done := l.latest()
 	if run == nil {
 		return zero, ErrLoopNotBegun
 	}
 	select {
-	case <-run.done:
+	case <-done:
 		return run.value, run.err
 	case <-ctx.Done():
 	}
 	select {
-	case <-run.done:
+	case <-done:
 		return run.value, run.err
 	default:
 		return zero, givenUp(ctx)
 	}
 }
 
-func (l *FixedIntervalLoopingCall[T]) clear() {
+// latest gives the latest Start, nil before the first, and what is closed at its end.
+func (l *FixedIntervalLoopingCall[T]) latest() (run *loopRun[T], done <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if run = l.last; run == nil {
+		return nil, nil
+	}
+	if run.done == nil {
+		run.done = make(chan struct{})
+		if !l.running {
+			close(run.done)
+		}
+	}
+	return run, run.done
+}
+
+// ended lets go of who waits for the end, and makes room for another Start.
+func (l *FixedIntervalLoopingCall[T]) ended(r *loopRun[T]) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.running = false
+	if r.done != nil {
+		close(r.done)
+	}
 }
 
 // loop is the life of the loop's goroutine.
-func (r *loopRun[T]) loop(fn func(context.Context) error) {
+func (r *loopRun[T]) loop() {
 	r.err = ErrGoexit // unless the function lets us say otherwise
+	detach := context.AfterFunc(r.ctx, func() { r.ask(askedEnd) })
 	defer func() {
 		if errors.Is(r.err, ErrGoexit) {
 			report(r.ctx, "looping call's function did not return", r.err)
 		}
-		if r.timer != nil {
-			r.timer.Stop()
-		}
-		r.stopped()
-		close(r.done)
+		detach()
+		r.timer.Stop()
+		r.call.ended(r)
 	}()
 	wakes := mergeWakes(r)
 	next := r.begun.Add(r.options.initialDelay)
-	for r.pause(next, &wakes) {
-		started := time.Now()
-		err := guarded(r.ctx, fn)
-		if r.over(err) {
+	for late := time.Since(next); ; {
+		started, goes := r.pause(next, late, &wakes)
+		if !goes {
+			return
+		}
+		if err := guarded(r.ctx, r.call.fn); r.over(err) {
 			return
 		}
 		next = started.Add(r.every)
-		if late := time.Since(next); late >= reportOverrunFrom {
+		if late = time.Since(next); late >= reportOverrunFrom {
 			report(r.ctx, "looping call is late", fmt.Errorf("%w of %v by %v", ErrLoopOverrun, r.every, late))
 		}
 	}
@@ -214,24 +263,40 @@ func (r *loopRun[T]) loop(fn func(context.Context) error) {
 // directWakes is how many channels a loop listens to by itself.
 const directWakes = 2
 
-// pause waits until next, or a wake-up. It is false, with the outcome set, if
-// the loop was stopped or its context ended.
-func (r *loopRun[T]) pause(next time.Time, wakes *[directWakes]<-chan struct{}) bool {
-	d := time.Until(next)
-	if d <= 0 {
+// pause waits until next, which is late by now, or for a wake-up, and gives the time
+// at which the run begins. goes is false, with the outcome set, if the loop was stopped
+// or its context ended.
+func (r *loopRun[T]) pause(next time.Time, late time.Duration, wakes *[directWakes]<-chan struct{}) (now time.Time, goes bool) {
+	if late >= 0 {
 		if r.interrupted() {
-			return false
+			return now, false
 		}
 		_ = Sleep(r.ctx, 0) // yields; how the context is doing is asked next
-		return !r.interrupted()
+		now = time.Now()
 	}
-	if r.timer == nil {
-		r.timer = time.NewTimer(d)
-	} else {
-		r.timer.Reset(d)
+	for woken := false; late < 0 && !woken; late = now.Sub(next) { // who asked for the last run may set the timer late
+		r.timer.Reset(-late)
+		woken = r.asked.Load() != 0 || r.sleep(wakes) || r.asked.Load() != 0
+		now = time.Now()
+	}
+	if r.interrupted() {
+		return now, false
+	}
+	if r.asked.Load() != 0 {
+		r.asked.And(^askedWake)
+	}
+	return now, true
+}
+
+// sleep waits for the timer, or a channel that wakes; then it is true.
+func (r *loopRun[T]) sleep(wakes *[directWakes]<-chan struct{}) bool {
+	if wakes[0] == nil && wakes[1] == nil {
+		<-r.timer.C
+		return false
 	}
 	select {
 	case <-r.timer.C:
+		return false
 	case _, open := <-wakes[0]:
 		if !open {
 			wakes[0] = nil
@@ -240,20 +305,16 @@ func (r *loopRun[T]) pause(next time.Time, wakes *[directWakes]<-chan struct{}) 
 		if !open {
 			wakes[1] = nil
 		}
-	case <-r.stop:
-	case <-r.ctx.Done():
 	}
-	return !r.interrupted()
+	return true
 }
 
 // interrupted tells whether the loop is to end between two runs, and sets the
 // outcome if so.
 func (r *loopRun[T]) interrupted() bool {
-	select {
-	case <-r.stop:
+	if r.asked.Load()&askedStop != 0 {
 		r.err = nil
 		return true
-	default:
 	}
 	if r.ctx.Err() != nil {
 		r.err = context.Cause(r.ctx)
@@ -310,8 +371,9 @@ func mergeWakes[T any](r *loopRun[T]) (direct [directWakes]<-chan struct{}) {
 	}
 	merged := make(chan struct{})
 	direct[0], direct[1] = wakes[0], merged
+	_, end := r.call.latest()
 	for _, ch := range wakes[1:] {
-		go forwardWakes(ch, merged, r.done)
+		go forwardWakes(ch, merged, end)
 	}
 	return direct
 }

@@ -333,6 +333,71 @@ var loopWakeOnCases = []conformCase{
 	}},
 }
 
+func TestLoopWake(t *testing.T) { conform(t, loopWakeCases) }
+
+var loopWakeCases = []conformCase{
+	{"new, a beat at once, from which the interval counts", func(t *testing.T, ctx context.Context) {
+		b := newBeats()
+		l := startLoop(t, ctx, b.until(4, green.LoopDone("x")), 500*ms)
+		_ = green.Sleep(ctx, 600*ms)
+		l.Wake()
+		ended(t, ctx, l, "x", nil)
+		b.expect(t, 0, 500, 600, 1100)
+	}},
+	{"new, during a run it brings one beat after it", func(t *testing.T, ctx context.Context) {
+		b := newBeats()
+		l := startLoop(t, ctx, b.until(4, green.LoopDone("x"), 200*ms), 500*ms)
+		_ = green.Sleep(ctx, 100*ms)
+		l.Wake()
+		l.Wake()
+		ended(t, ctx, l, "x", nil)
+		b.expect(t, 0, 200, 700, 1200)
+	}},
+	{"new, before Start it is kept, and wakes the initial delay", func(t *testing.T, ctx context.Context) {
+		b := newBeats()
+		l := green.NewFixedIntervalLoopingCall[string](b.until(2, green.LoopDone("x")))
+		l.Wake()
+		wantErr(t, "Start", l.Start(ctx, 500*ms, green.InitialDelay(time.Hour)), nil)
+		ended(t, ctx, l, "x", nil)
+		b.expect(t, 0, 500)
+	}},
+	{"new, beside a channel", func(t *testing.T, ctx context.Context) {
+		b, wake := newBeats(), make(chan struct{})
+		l := startLoop(t, ctx, b.until(4, green.LoopDone("x")), 500*ms, green.WakeOn(wake))
+		_ = green.Sleep(ctx, 100*ms)
+		l.Wake()
+		_ = green.Sleep(ctx, 100*ms)
+		wake <- struct{}{}
+		ended(t, ctx, l, "x", nil)
+		b.expect(t, 0, 100, 200, 700)
+	}},
+	{"new, it does not keep a loop that was stopped", func(t *testing.T, ctx context.Context) {
+		b := newBeats()
+		l := startLoop(t, ctx, b.until(99, nil), time.Hour)
+		_ = green.Sleep(ctx, 100*ms)
+		l.Wake()
+		l.Stop()
+		l.Wake()
+		ended(t, ctx, l, "", nil)
+		b.expect(t, 0)
+	}},
+	{"new, wakes from many sides at once", func(t *testing.T, ctx context.Context) {
+		runs := 0
+		l := startLoop(t, ctx, func(context.Context) error { runs++; return nil }, time.Hour)
+		wakers := green.NewPool(8)
+		for range 1000 {
+			_ = wakers.SpawnN(ctx, func(context.Context) error { l.Wake(); return nil })
+		}
+		_ = wakers.WaitAll(ctx)
+		synctest.Wait()
+		before := runs
+		_ = green.Sleep(ctx, time.Minute)
+		want(t, "runs while nobody wakes", runs, before)
+		l.Stop()
+		ended(t, ctx, l, "", nil)
+	}},
+}
+
 func TestLoopRun(t *testing.T) { conform(t, loopRunCases) }
 
 var loopRunCases = []conformCase{
