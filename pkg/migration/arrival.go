@@ -42,7 +42,7 @@ type arrival struct {
 }
 
 func newArrival(d *Dest, rec Record) *arrival {
-	return &arrival{d: d, id: rec.Migration.UUID, instance: rec.Migration.Instance, rec: rec, turn: newTurn()}
+	return &arrival{d: d, id: rec.Migration.UUID, instance: rec.Migration.Instance, rec: rec}
 }
 
 // prepareTable is what makes a host ready, and how each of it is taken back.

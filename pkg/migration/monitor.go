@@ -79,14 +79,12 @@ func (r *run) policy() Policy {
 // moment after a restart, are looked at spread over one interval.
 func (m *monitor) watch(ctx context.Context) error {
 	every := m.r.s.cfg.MonitorInterval
-	opts := []green.LoopOption{green.WakeOn(m.r.wake)}
-	if m.worker != nil {
-		opts = append(opts, green.WakeOn(m.worker.finish.Done()))
-	} else {
-		opts = append(opts, green.InitialDelay(spread(m.r.id, every)))
+	first := time.Duration(0)
+	if m.worker == nil {
+		first = spread(m.r.id, every)
 	}
 	m.quiet, m.failedAt = time.Now(), time.Time{}
-	_, err := green.NewFixedIntervalLoopingCall[struct{}](m.beat).Run(ctx, every, opts...)
+	_, err := m.r.beats.Run(ctx, every, green.InitialDelay(first))
 	return causeOf(ctx, err)
 }
 

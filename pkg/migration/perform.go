@@ -14,7 +14,7 @@ import (
 var errJobOver = errors.New("the migration job is over")
 
 // worker sits in the hypervisor's blocking call. Its end is linked to the finish
-// Event, which wakes the monitor.
+// Event, and wakes the monitor.
 type worker struct {
 	thread *green.Thread[struct{}]
 	finish green.Event[struct{}]
@@ -35,6 +35,7 @@ func (r *run) spawnWorker(ctx context.Context, call func(context.Context) error)
 	w.thread.Link(func(t *green.Thread[struct{}]) {
 		_, w.said = t.Wait(ctx)       // inside a link: at once
 		_ = w.finish.Send(struct{}{}) // the only sender
+		r.poke()
 	})
 	return w
 }
@@ -137,6 +138,7 @@ func (r *run) perform(ctx context.Context) error {
 		w = r.startWorker(ctx)
 	}
 	m := r.newMonitor(w)
+	r.monitor = m
 	r.s.watched.Add(1)
 	defer r.leaveJob(m)
 	for {

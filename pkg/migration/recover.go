@@ -124,9 +124,10 @@ func (r *run) splitForGood(format string, args ...any) error {
 // pauseUntilHurried sleeps, or less when somebody asks for the next try or the hypervisor is
 // connected anew. Who asked before a try that waits for nothing has it with that.
 func (r *run) pauseUntilHurried(ctx context.Context, d time.Duration) error {
+	hurried := r.hurries()
 	if d == 0 {
 		select {
-		case <-r.hurried:
+		case <-hurried:
 		default:
 		}
 	}
@@ -135,7 +136,7 @@ func (r *run) pauseUntilHurried(ctx context.Context, d time.Duration) error {
 	sleep := green.Spawn(wait, func(ctx context.Context) (struct{}, error) { return struct{}{}, green.Sleep(ctx, d) })
 	select {
 	case <-sleep.Done():
-	case <-r.hurried:
+	case <-hurried:
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

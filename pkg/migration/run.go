@@ -25,10 +25,10 @@ type run struct {
 	s        *Source
 	id       string // of the migration
 	instance string
-	begun    bool          // Run has it; guarded by Source.mu
-	accepted bool          // Accept has journaled it; guarded by Source.mu
-	wake     chan struct{} // one beat of the monitor, now
-	hurried  chan struct{} // the next try of a recovery, now
+	begun    bool                                      // Run has it; guarded by Source.mu
+	accepted bool                                      // Accept has journaled it; guarded by Source.mu
+	monitor  *monitor                                  // of perform; its thread alone
+	beats    *green.FixedIntervalLoopingCall[struct{}] // of the monitor
 
 	limiting turn // one change of the hypervisor's limit at a time
 	saving   turn // one change of the record at a time, in journal order; before mu
@@ -42,16 +42,17 @@ type run struct {
 	inForce limits // of bandwidth, MiB/s, that the hypervisor has
 	stood   bool   // the guest was seen to stand still for its switch-over
 	line    timeline
-	resumed bool // this walk began in perform: the job is the hypervisors' already
+	hurried chan struct{} // the next try of a recovery, now; nil: nobody has waited or hurried yet
+	resumed bool          // this walk began in perform: the job is the hypervisors' already
 }
 
 func newRun(s *Source, rec Record) *run {
 	rec.Migration.Policy = or(rec.Migration.Policy, s.cfg.Policy)
 	r := &run{
 		s: s, id: rec.Migration.UUID, instance: rec.Migration.Instance,
-		rec: rec, resumed: rec.Phase == PhasePerform, wake: make(chan struct{}, 1), hurried: make(chan struct{}, 1), saving: newTurn(),
-		limiting: newTurn(), line: restored(rec.Timeline),
+		rec: rec, resumed: rec.Phase == PhasePerform, line: restored(rec.Timeline),
 	}
+	r.beats = green.NewFixedIntervalLoopingCall[struct{}](func(ctx context.Context) error { return r.monitor.beat(ctx) })
 	r.rec.Timeline = nil // the journal has it, and line
 	return r
 }
@@ -65,20 +66,25 @@ func (r *run) record() Record {
 	return r.rec
 }
 
-// poke wakes the monitor.
-func (r *run) poke() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
-}
+// poke has the monitor look at the job now.
+func (r *run) poke() { r.beats.Wake() }
 
 // hurry ends the pause of a recovery, this one or the next.
 func (r *run) hurry() {
 	select {
-	case r.hurried <- struct{}{}:
+	case r.hurries() <- struct{}{}:
 	default:
 	}
+}
+
+// hurries is where hurry is heard.
+func (r *run) hurries() chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.hurried == nil {
+		r.hurried = make(chan struct{}, 1)
+	}
+	return r.hurried
 }
 
 // hear takes one event of the guest.
@@ -149,7 +155,7 @@ func afterPerform(p Phase) bool { return p == PhaseSwitch || p == PhaseClean }
 
 // note changes the record and reports it; it is not worth a write to the journal.
 func (r *run) note(change func(*Record)) {
-	r.saving <- struct{}{}
+	r.saving.wait()
 	defer r.saving.pass()
 	next := r.record()
 	change(&next)
