@@ -17,7 +17,7 @@ type change struct {
 	now       time.Time
 	puts      []*instance.Instance
 	drops     []string
-	recs      []migration.Record
+	recs      []*migration.Record
 	forgotten []string // keys of records that are removed
 	set       *setting
 	taken     []string // instances, once for each task that was accepted for them
@@ -63,10 +63,17 @@ func (c *change) dropInstance(id string) error {
 	return instanceTable.Delete(c.tx, id)
 }
 
-// putRecord writes a migration's record.
-func (c *change) putRecord(r migration.Record) error {
+// putRecord writes a migration's record with its timeline. Memory has that of a frozen
+// one alone: whoever conducts a migration has its own, and who takes it up after a restart
+// finds it in the journal.
+func (c *change) putRecord(r *migration.Record, line []instance.Moment) error {
+	journaled := *r
+	journaled.Timeline = line
+	if r.Frozen() {
+		r = &journaled
+	}
 	c.recs = append(c.recs, r)
-	return migrationTable.Put(c.tx, recordKey(r), r)
+	return migrationTable.Put(c.tx, recordKey(r), journaled)
 }
 
 // task reads a task by its request id.

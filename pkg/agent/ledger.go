@@ -54,7 +54,7 @@ type ledger struct {
 
 	mu        sync.RWMutex
 	instances map[string]instance.Instance
-	records   map[string]migration.Record    // by recordKey
+	records   map[string]*migration.Record   // by recordKey; nobody changes what it points to
 	byGuest   map[string]map[string]struct{} // keys of records, by instance
 	open      map[string]struct{}            // keys of records that wait for something
 	setting   setting
@@ -65,7 +65,7 @@ type ledger struct {
 func newLedger(host string, keep int, store *state.Store, views *viewSet) *ledger {
 	return &ledger{
 		host: host, store: store, views: views, out: newOutbox(), full: make(chan struct{}, 1), keep: keep,
-		instances: map[string]instance.Instance{}, records: map[string]migration.Record{},
+		instances: map[string]instance.Instance{}, records: map[string]*migration.Record{},
 		byGuest: map[string]map[string]struct{}{}, open: map[string]struct{}{}, tasksOf: map[string]int{},
 	}
 }
@@ -84,7 +84,7 @@ func (l *ledger) load() (open []Task, bad []error, err error) {
 		}
 		records, bad2 := migrationTable.Values(tx)
 		for _, r := range records {
-			l.keepRecordLocked(r)
+			l.keepRecordLocked(&r)
 		}
 		bad = append(bad1, bad2...)
 		for _, r := range taskTable.All(tx) {
@@ -108,7 +108,7 @@ func (l *ledger) load() (open []Task, bad []error, err error) {
 	return open, bad, err
 }
 
-func recordKey(r migration.Record) string { return string(r.Role) + "/" + r.Migration.UUID }
+func recordKey(r *migration.Record) string { return string(r.Role) + "/" + r.Migration.UUID }
 
 // waits reports whether a record holds its instance: it has not ended, or its
 // outcome is unknown.
@@ -116,7 +116,7 @@ func waits(r migration.Record) bool {
 	return !r.Ended() || r.Migration.Status == instance.MigrationError
 }
 
-func (l *ledger) keepRecordLocked(r migration.Record) {
+func (l *ledger) keepRecordLocked(r *migration.Record) {
 	key := recordKey(r)
 	l.recountLocked(l.records[key], r)
 	l.records[key] = r
@@ -126,7 +126,7 @@ func (l *ledger) keepRecordLocked(r migration.Record) {
 		l.byGuest[r.Migration.Instance] = guest
 	}
 	guest[key] = struct{}{}
-	if waits(r) {
+	if waits(*r) {
 		l.open[key] = struct{}{}
 	} else {
 		delete(l.open, key)
@@ -134,8 +134,12 @@ func (l *ledger) keepRecordLocked(r migration.Record) {
 }
 
 func (l *ledger) dropRecordLocked(key string) {
-	id := l.records[key].Migration.Instance
-	l.recountLocked(l.records[key], migration.Record{})
+	old := l.records[key]
+	if old == nil {
+		return
+	}
+	id := old.Migration.Instance
+	l.recountLocked(old, nil)
 	delete(l.records, key)
 	delete(l.open, key)
 	delete(l.byGuest[id], key)
@@ -289,7 +293,10 @@ func (l *ledger) count() int {
 // migrations gives every migration record that is kept, oldest first.
 func (l *ledger) migrations() []migration.Record {
 	l.mu.RLock()
-	out := slices.AppendSeq(make([]migration.Record, 0, len(l.records)), maps.Values(l.records))
+	out := make([]migration.Record, 0, len(l.records))
+	for _, r := range l.records {
+		out = append(out, *r)
+	}
 	l.mu.RUnlock()
 	sort.Slice(out, func(i, j int) bool { return out[i].Migration.StartedAt.Before(out[j].Migration.StartedAt) })
 	return out
@@ -310,7 +317,7 @@ func (l *ledger) recordsOf(keys func() map[string]struct{}) []migration.Record {
 	defer l.mu.RUnlock()
 	var out []migration.Record
 	for key := range keys() {
-		out = append(out, l.records[key])
+		out = append(out, *l.records[key])
 	}
 	return out
 }
@@ -319,8 +326,10 @@ func (l *ledger) recordsOf(keys func() map[string]struct{}) []migration.Record {
 func (l *ledger) record(role migration.Role, id string) (migration.Record, bool) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	r, ok := l.records[string(role)+"/"+id]
-	return r, ok
+	if r := l.records[string(role)+"/"+id]; r != nil {
+		return *r, true
+	}
+	return migration.Record{}, false
 }
 
 // switched gives the host's switch.

@@ -21,8 +21,8 @@ import (
 type owner struct{ a *Agent }
 
 // Save implements [migration.Journal]. The end of a migration is also told as an event.
-func (o owner) Save(ctx context.Context, r migration.Record) error {
-	return o.a.ledger.commit(ctx, func(c *change) error { return o.save(c, r) })
+func (o owner) Save(ctx context.Context, r *migration.Record, line []instance.Moment) error {
+	return o.a.ledger.commit(ctx, func(c *change) error { return o.save(c, r, line) })
 }
 
 // Load implements [migration.Journal].
@@ -30,8 +30,8 @@ func (o owner) Load(role migration.Role, id string) (migration.Record, bool) {
 	return o.a.ledger.record(role, id)
 }
 
-func (o owner) save(c *change, r migration.Record) error {
-	if err := c.putRecord(r); err != nil {
+func (o owner) save(c *change, r *migration.Record, line []instance.Moment) error {
+	if err := c.putRecord(r, line); err != nil {
 		return err
 	}
 	if r.Role != migration.RoleSource {
@@ -69,11 +69,11 @@ func (o owner) Claim(ctx context.Context, r migration.Record) error {
 	if len(reasons) > 0 {
 		return fault.New(fault.PreconditionFailed, "claim", r.Migration.Instance, strings.Join(reasons, "; ")).WithDetail("reasons", reasons)
 	}
-	return o.Save(ctx, r)
+	return o.Save(ctx, &r, nil)
 }
 
 // Unclaim implements [migration.Owner].
-func (o owner) Unclaim(ctx context.Context, r migration.Record) error { return o.Save(ctx, r) }
+func (o owner) Unclaim(ctx context.Context, r migration.Record) error { return o.Save(ctx, &r, nil) }
 
 // Own implements [migration.Owner]: the commit point. The record with the higher
 // generation appears here in the transaction that marks the claim as committed.
@@ -82,7 +82,7 @@ func (o owner) Own(ctx context.Context, r migration.Record) error {
 	err := o.a.ledger.commit(ctx, func(c *change) error {
 		inst, known := c.instance(r.Migration.Instance)
 		if known && inst.Generation >= r.Migration.Generation {
-			return o.save(c, r) // it was owned before
+			return o.save(c, &r, nil) // it was owned before
 		}
 		inst = r.Instance
 		inst.Host, inst.Generation = o.a.cfg.Host, r.Migration.Generation
@@ -98,7 +98,7 @@ func (o owner) Own(ctx context.Context, r migration.Record) error {
 		if err := c.instanceEvent(inst, "arrived", "from "+r.Migration.Source, r.Migration.RequestID); err != nil {
 			return err
 		}
-		return o.save(c, r)
+		return o.save(c, &r, nil)
 	})
 	if err == nil { // at once, but nothing waits for the bus: the guest may stand still until its ports and it go on
 		green.SpawnN(o.a.base, func(ctx context.Context) error { //nolint:contextcheck // it outlives the request
@@ -122,7 +122,7 @@ func (o owner) Disown(ctx context.Context, r migration.Record) error {
 				return err
 			}
 		}
-		return o.save(c, r)
+		return o.save(c, &r, nil)
 	})
 }
 

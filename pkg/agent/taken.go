@@ -21,12 +21,12 @@ func (l *ledger) dropInstanceLocked(id string) {
 	}
 }
 
-// recountLocked follows a record from what it was to what it is; the zero record is none.
-func (l *ledger) recountLocked(was, is migration.Record) {
-	if claims(was) {
+// recountLocked follows a record from what it was to what it is; nil is none.
+func (l *ledger) recountLocked(was, is *migration.Record) {
+	if was != nil && claims(*was) {
 		l.taken = l.taken.Without(was.Instance.Spec)
 	}
-	if claims(is) {
+	if is != nil && claims(*is) {
 		l.taken = l.taken.Add(is.Instance.Spec)
 	}
 }
@@ -41,7 +41,7 @@ func (l *ledger) takenWithout(id string) inventory.Taken {
 		t = t.Without(i.Spec)
 	}
 	for key := range l.byGuest[id] {
-		if r := l.records[key]; claims(r) {
+		if r := l.records[key]; claims(*r) {
 			t = t.Without(r.Instance.Spec)
 		}
 	}

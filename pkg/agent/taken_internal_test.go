@@ -25,7 +25,7 @@ func TestTakenFollowsTheLedger(t *testing.T) {
 			case 1:
 				l.dropInstanceLocked(guest)
 			case 2:
-				l.keepRecordLocked(migration.Record{
+				l.keepRecordLocked(&migration.Record{
 					Role:      rapid.SampledFrom([]migration.Role{migration.RoleSource, migration.RoleDest}).Draw(t, "role"),
 					Phase:     rapid.SampledFrom([]migration.Phase{migration.PhaseAwait, migration.PhaseEnd}).Draw(t, "phase"),
 					Committed: rapid.Bool().Draw(t, "committed"),
@@ -43,7 +43,7 @@ func TestTakenFollowsTheLedger(t *testing.T) {
 			}
 		}
 		for _, r := range l.records {
-			if claims(r) && r.Migration.Instance != without {
+			if claims(*r) && r.Migration.Instance != without {
 				want = want.Add(r.Instance.Spec)
 			}
 		}

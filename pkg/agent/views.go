@@ -354,14 +354,12 @@ func (a *Agent) hostView() api.HostView {
 }
 
 // eachOpen walks over the records that hold their instance, in no order, and copies no
-// table: a host may have thousands. fn must not keep its argument.
+// table: a host may have thousands. fn must not change its argument.
 func (l *ledger) eachOpen(fn func(*migration.Record)) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	var r migration.Record
 	for key := range l.open {
-		r = l.records[key]
-		fn(&r)
+		fn(l.records[key])
 	}
 }
 

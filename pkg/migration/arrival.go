@@ -94,7 +94,7 @@ func (a *arrival) save(ctx context.Context, change func(*Record)) error {
 	change(&next)
 	retry := green.Retry{Max: journalTries - 1, First: a.d.cfg.RetryFirst, Limit: a.d.cfg.RetryLimit}
 	_, err := green.RetryCall(ctx, retry, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, a.d.ports.Journal.Save(ctx, next)
+		return struct{}{}, a.d.ports.Journal.Save(ctx, &next, nil)
 	})
 	if err != nil {
 		return fault.Wrap(causeOf(ctx, err), op, a.id)

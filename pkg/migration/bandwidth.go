@@ -122,7 +122,7 @@ func (r *run) limitsFound() limits {
 func (r *run) limited() bool {
 	r.mu.Lock()
 	postCopy := r.rec.PostCopy
-	own, has := ownLimit(&r.s.cfg, &r.rec, postCopy), *r.inForce.of(postCopy)
+	own, has := ownLimit(&r.s.cfg, r.rec, postCopy), *r.inForce.of(postCopy)
 	r.mu.Unlock()
 	r.s.budget.update(r, own)
 	return r.s.budget.of(r, own) == has

@@ -68,7 +68,7 @@ func (y yes) Rollback(context.Context, string, api.PeerRefArgs) error { return n
 func (y yes) Show(context.Context, string, string) (instance.Migration, error) {
 	return instance.Migration{}, nil
 }
-func (y yes) Save(context.Context, migration.Record) error                     { return nil }
+func (y yes) Save(context.Context, *migration.Record, []instance.Moment) error { return nil }
 func (y yes) Load(migration.Role, string) (r migration.Record, known bool)     { return r, false }
 func (y yes) Report(instance.Migration)                                        {}
 func (y yes) Plug(context.Context, string, []instance.Port) error              { return nil }

@@ -33,16 +33,23 @@ func (r *run) keep(ctx context.Context) error {
 	defer r.saving.pass()
 	rec := r.record()
 	rec.UpdatedAt = time.Now()
-	return r.s.ports.Journal.Save(ctx, r.withTimeline(rec))
+	return r.s.ports.Journal.Save(ctx, &rec, r.lineOf(&rec))
 }
 
-// withTimeline is the record as the journal gets it. What is kept of a migration in memory
-// holds its timeline only once; so does an ended record, in its result.
-func (r *run) withTimeline(rec Record) Record {
-	if !rec.Ended() {
-		rec.Timeline = r.remembered()
-	}
+// withTimeline is the record as the journal has it.
+func (r *run) withTimeline() Record {
+	rec := r.record()
+	rec.Timeline = r.lineOf(&rec)
 	return rec
+}
+
+// lineOf is the timeline as the journal gets it with a record. What is kept of a migration
+// in memory holds it only once; so does an ended record, in its result.
+func (r *run) lineOf(rec *Record) []instance.Moment {
+	if rec.Ended() {
+		return nil
+	}
+	return r.remembered()
 }
 
 // restored goes on with the timeline of an earlier walk.

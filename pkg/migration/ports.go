@@ -92,8 +92,9 @@ type Plugger interface {
 
 // Journal is the memory across restarts.
 type Journal interface {
-	// Save stores the record, by role and migration; it is durable when Save returns.
-	Save(ctx context.Context, r Record) error
+	// Save stores the record with line as its Timeline, by role and migration; it is
+	// durable when Save returns. The journal may keep r, which nobody changes any more.
+	Save(ctx context.Context, r *Record, line []instance.Moment) error
 	// Load gives a record as it was saved last.
 	Load(role Role, migration string) (r Record, known bool)
 }

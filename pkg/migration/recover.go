@@ -180,5 +180,5 @@ func (s *Source) TakeUp(ctx context.Context, rec Record) (Record, error) {
 		*rec = rec.advance(PhasePerform, instance.MigrationRunning, false)
 		rec.Settling, rec.Verdict, rec.Migration.Fault = true, VerdictNone, nil
 	})
-	return r.withTimeline(r.record()), err
+	return r.withTimeline(), err
 }

@@ -88,7 +88,7 @@ func (s *Source) Settle(ctx context.Context, rec Record, v Verdict, byPerson boo
 		logkit.From(ctx).Warn("a frozen migration goes on as "+string(v), logkit.Instance.Of(r.instance), logkit.Migration.Of(r.id),
 			logkit.Key("by_person").Of(byPerson))
 	}
-	return r.withTimeline(r.record()), err
+	return r.withTimeline(), err
 }
 
 // thaw registers a frozen migration that was looked at, so that nobody else does anything

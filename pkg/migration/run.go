@@ -34,7 +34,8 @@ type run struct {
 	saving   turn // one change of the record at a time, in journal order; before mu
 
 	mu      sync.Mutex
-	rec     Record
+	rec     *Record                 // as it was saved or noted last: the journal may have the same, nobody changes it
+	newer   newer                   // what of it has changed since then
 	cancel  context.CancelCauseFunc // of the step that an abort may cut short; nil: none
 	job     *virt.Job               // of the job-completed event
 	forced  *green.Event[Action]    // somebody waits for force-complete
@@ -46,14 +47,21 @@ type run struct {
 	resumed bool          // this walk began in perform: the job is the hypervisors' already
 }
 
+// newer is what a beat changes of the record. It is not worth a copy of the whole.
+type newer struct {
+	progress instance.Progress
+	told     time.Time // when it was reported: Migration.UpdatedAt
+}
+
 func newRun(s *Source, rec Record) *run {
 	rec.Migration.Policy = or(rec.Migration.Policy, s.cfg.Policy)
 	r := &run{
 		s: s, id: rec.Migration.UUID, instance: rec.Migration.Instance,
-		rec: rec, resumed: rec.Phase == PhasePerform, line: restored(rec.Timeline),
+		resumed: rec.Phase == PhasePerform, line: restored(rec.Timeline),
 	}
+	rec.Timeline = nil // the journal has it, and line
+	r.setLocked(&rec)
 	r.beats = green.NewFixedIntervalLoopingCall[struct{}](func(ctx context.Context) error { return r.monitor.beat(ctx) })
-	r.rec.Timeline = nil // the journal has it, and line
 	return r
 }
 
@@ -63,7 +71,16 @@ func (r *run) config() Config { return r.s.cfg }
 func (r *run) record() Record {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.rec
+	rec := *r.rec
+	r.newer.into(&rec.Migration)
+	return rec
+}
+
+func (n *newer) into(m *instance.Migration) { m.Progress, m.UpdatedAt = n.progress, n.told }
+
+// setLocked makes rec the record; the caller lets go of it.
+func (r *run) setLocked(rec *Record) {
+	r.rec, r.newer = rec, newer{rec.Migration.Progress, rec.Migration.UpdatedAt}
 }
 
 // poke has the monitor look at the job now.
@@ -141,12 +158,12 @@ func (r *run) save(ctx context.Context, change func(*Record)) error {
 		retry.Max = -1
 	}
 	_, err := green.RetryCall(ctx, retry, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, r.s.ports.Journal.Save(ctx, r.withTimeline(next))
+		return struct{}{}, r.s.ports.Journal.Save(ctx, &next, r.lineOf(&next))
 	})
 	if err != nil {
 		return fault.Wrap(causeOf(ctx, err), op, r.id)
 	}
-	r.set(next)
+	r.set(&next)
 	return nil
 }
 
@@ -160,7 +177,7 @@ func (r *run) note(change func(*Record)) {
 	next := r.record()
 	change(&next)
 	next.Migration.UpdatedAt = time.Now()
-	r.set(next)
+	r.set(&next)
 }
 
 // progress keeps what a beat saw, and reports it if told. Percent never falls. While
@@ -171,15 +188,15 @@ func (r *run) progress(p instance.Progress, tell bool) {
 	}
 	defer r.saving.pass()
 	r.mu.Lock()
-	p.Percent = max(p.Percent, r.rec.Migration.Progress.Percent)
-	r.rec.Migration.Progress = p
-	if !tell {
-		r.mu.Unlock()
-		return
+	p.Percent = max(p.Percent, r.newer.progress.Percent)
+	r.newer.progress = p
+	if tell {
+		r.newer.told = time.Now()
 	}
-	r.rec.Migration.UpdatedAt = time.Now()
 	r.mu.Unlock()
-	r.report()
+	if tell {
+		r.report()
+	}
 }
 
 // report tells of the migration as it stands.
@@ -194,9 +211,9 @@ func (r *run) standing() standing {
 	return standing{aborted: r.rec.AbortRequested, postCopy: r.rec.PostCopy, paused: r.rec.PausedByUs, forced: r.forced != nil}
 }
 
-func (r *run) set(next Record) {
+func (r *run) set(next *Record) {
 	r.mu.Lock()
-	r.rec = next
+	r.setLocked(next)
 	r.mu.Unlock()
 	r.s.ports.Reporter.Report(next.Migration)
 }
@@ -277,7 +294,9 @@ func (r *run) outset(ctx context.Context, accepted bool) (from Phase, over bool,
 func (r *run) shown() instance.Migration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.rec.Migration
+	m := r.rec.Migration
+	r.newer.into(&m)
+	return m
 }
 
 // copied is shown for whoever has little room on his stack.
@@ -386,21 +405,6 @@ func (r *run) freeze(ctx context.Context, why error) error {
 	return errors.Join(e, err)
 }
 
-// statusOf is the end that nova's tools know.
-func (v Verdict) statusOf() instance.MigrationStatus {
-	switch v {
-	case VerdictCompleted:
-		return instance.MigrationCompleted
-	case VerdictFailed:
-		return instance.MigrationFailed
-	case VerdictCancelled:
-		return instance.MigrationCancelled
-	case VerdictUnknown, VerdictNone:
-		return instance.MigrationError
-	}
-	return instance.MigrationError
-}
-
 // finish closes the record.
 func (r *run) finish(ctx context.Context, v Verdict, why error) error {
 	err := r.save(ctx, func(rec *Record) {
@@ -420,35 +424,6 @@ func (r *run) finish(ctx context.Context, v Verdict, why error) error {
 	m := r.shown()
 	logkit.From(ctx).Info("live migration ended as "+string(v), logkit.Took.Of(m.EndedAt.Sub(m.StartedAt)), logkit.Err(why))
 	return why
-}
-
-// result collects what is known at the end.
-func (r *run) result(rec Record, why error) *instance.Result {
-	res := instance.Result{TotalMS: time.Since(rec.Migration.StartedAt).Milliseconds()}
-	if rec.Migration.Result != nil {
-		res.DowntimeMS = rec.Migration.Result.DowntimeMS
-	}
-	p := rec.Migration.Progress
-	res.Bytes, res.Iterations = p.Memory.Processed+p.Disk.Processed, p.Iteration
-	if j := r.completedJob(); j != nil {
-		res.Bytes, res.Iterations = j.Memory.Processed+j.Disk.Processed, j.Iteration
-		res.CompressedPages, res.CompressedBytes = j.Compressed.Pages, j.Compressed.Bytes
-		if j.Downtime > 0 && j.Type == JobCompleted {
-			res.DowntimeMS = j.Downtime.Milliseconds()
-		}
-	}
-	res.Timeline = r.remembered()
-	if len(res.Timeline) == 0 && rec.Migration.Result != nil { // of a walk before a restart
-		res.Timeline = rec.Migration.Result.Timeline
-	}
-	res.ThrottlePercent = throttled(res.Timeline)
-	switch {
-	case why != nil:
-		res.Reason = why.Error()
-	case rec.AbortRequested:
-		res.Reason = "completed: the abort came too late"
-	}
-	return &res
 }
 
 func (r *run) takeSlot() {

@@ -390,7 +390,9 @@ func (d doors) Load(role migration.Role, id string) (migration.Record, bool) {
 	return r, known
 }
 
-func (d doors) Save(_ context.Context, r migration.Record) error {
+func (d doors) Save(_ context.Context, rec *migration.Record, line []instance.Moment) error {
+	r := *rec
+	r.Timeline = line
 	w, p := d.a.w, string(r.Phase)
 	if r.Undoing {
 		p = "undo " + p
