@@ -168,7 +168,7 @@ func (a *Agent) take(c *change, p *plan) error {
 		return err
 	}
 	p.begun, p.task.State = true, api.TaskRunning
-	return a.hold(c, &job{task: p.task, args: p.args, held: true}, e)
+	return a.hold(c, &job{task: &p.task, args: p.args, held: true}, e)
 }
 
 // tellAgain publishes a state that was, or may have been, told before.

@@ -24,7 +24,7 @@ later leaves the record, in error with the fault, and nothing else: it can be bu
 again under the same UUID, or deleted.
 */
 func (a *Agent) build(ctx context.Context, j *job) (outcome, error) {
-	inst := j.inst
+	inst := *j.inst
 	if err := a.fits(ctx, inst); err != nil {
 		j.refused = j.fresh
 		return outcome{}, err
@@ -108,7 +108,7 @@ func ignoreGone(err error) error {
 // terminate stops an instance and removes everything of it. The record goes last
 // and only when nothing stayed behind.
 func (a *Agent) terminate(ctx context.Context, j *job) (outcome, error) {
-	if err := a.raze(ctx, j.inst); err != nil {
+	if err := a.raze(ctx, *j.inst); err != nil {
 		return outcome{}, err
 	}
 	return outcome{remove: true, event: "deleted"}, nil

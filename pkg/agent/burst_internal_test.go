@@ -153,7 +153,7 @@ func atDesk(t *testing.T, cfg Config, test func(d *desk)) {
 // guest makes an instance that runs.
 func (d *desk) guest() string {
 	id := instance.NewUUID()
-	d.agent.ledger.instances[id] = instance.Instance{
+	d.agent.ledger.instances[id] = &instance.Instance{
 		UUID: id, Host: "a", Generation: 1, VMState: instance.VMActive, PowerState: instance.PowerRunning,
 		Spec: instance.Spec{UUID: id, VCPUs: 1, MemoryMiB: 64},
 	}

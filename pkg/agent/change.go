@@ -56,6 +56,14 @@ func (c *change) instance(id string) (instance.Instance, bool) {
 	return c.ledger.instance(id)
 }
 
+// shared gives a record as the ledger will hold it, or a copy where nothing was put.
+func (c *change) shared(i instance.Instance) *instance.Instance {
+	if put := c.instances()[i.UUID]; put != nil {
+		return put
+	}
+	return &i
+}
+
 // dropInstance removes a record.
 func (c *change) dropInstance(id string) error {
 	c.drops = append(c.drops, id)

@@ -27,7 +27,7 @@ func BenchmarkAccept(b *testing.B) {
 	bodies := make([][]byte, 0, readBatch)
 	for i := range readBatch {
 		id := instance.NewUUID()
-		a.ledger.instances[id] = instance.Instance{
+		a.ledger.instances[id] = &instance.Instance{
 			UUID: id, Name: fmt.Sprintf("web%d", i), Host: "a", Generation: 1, VMState: instance.VMActive, PowerState: instance.PowerRunning,
 			CreatedAt: time.Now(), Spec: instance.Spec{UUID: id, Name: "web", VCPUs: 1, MemoryMiB: 64, Ports: []instance.Port{{ID: instance.NewPortID(), Bridge: "br0"}}},
 		}

@@ -59,10 +59,16 @@ type entry struct {
 
 // turn is the task that has the lane.
 type turn struct {
-	entry
-	overtaken bool // what takes over from it waits already
-	over      bool // its end is in the journal: it holds the instance no more
+	op        Op
+	migration string // of OpMigrate
+	overtaken bool   // what takes over from it waits already
+	over      bool   // its end is in the journal: it holds the instance no more
 	cancel    context.CancelCauseFunc
+
+	// The handler's alone.
+	task  *Task
+	args  any  // see entry
+	begun bool // see entry
 }
 
 func newLanes() *lanes { return &lanes{by: map[string]*lane{}, pins: map[string]chan struct{}{}} }
@@ -228,12 +234,17 @@ func (l *lanes) next(ctx context.Context, key string) (context.Context, *turn, <
 	if n.waiting = n.waiting[1:]; len(n.waiting) == 0 {
 		n.waiting = nil // a task may run for long
 	}
-	n.running = &turn{entry: first, overtaken: slices.ContainsFunc(n.waiting, func(w entry) bool {
-		return Admit(first.op, w.op) == TakeOver
-	})}
+	n.running = first.turn()
+	n.running.overtaken = slices.ContainsFunc(n.waiting, func(w entry) bool { return Admit(first.op, w.op) == TakeOver })
 	tctx, cancel := context.WithCancelCause(ctx)
 	n.running.cancel = cancel
 	return tctx, n.running, nil
+}
+
+// turn is an entry whose turn has come. It keeps what a task that runs for long needs.
+func (e *entry) turn() *turn {
+	task := e.task
+	return &turn{op: e.op, migration: task.Migration, task: &task, args: e.args, begun: e.begun}
 }
 
 func (l *lanes) end(key string) (missed *virt.Event) {
@@ -302,7 +313,7 @@ func (l *lanes) takeOver(key, by string, op Op) (migration string) {
 		return ""
 	}
 	if n.running.op == OpMigrate {
-		return n.running.task.Migration
+		return n.running.migration
 	}
 	n.running.cancel(errTakenOver)
 	return ""
@@ -318,7 +329,7 @@ func (l *lanes) withdraw(key, migrationID string) (Task, bool) {
 		return Task{}, false
 	}
 	for i, w := range n.waiting {
-		if w.migrates(migrationID) && w.task.State == api.TaskAccepted {
+		if migrates(w.op, w.task.Migration, migrationID) && w.task.State == api.TaskAccepted {
 			n.waiting = slices.Delete(n.waiting, i, i+1)
 			l.leaveLocked()
 			return w.task, true
@@ -327,9 +338,9 @@ func (l *lanes) withdraw(key, migrationID string) (Task, bool) {
 	return Task{}, false
 }
 
-// migrates reports whether an entry is that migration; an empty id means any.
-func (e entry) migrates(migrationID string) bool {
-	return e.op == OpMigrate && (migrationID == "" || e.task.Migration == migrationID)
+// migrates reports whether an operation is that migration; an empty id means any.
+func migrates(op Op, migration, id string) bool {
+	return op == OpMigrate && (id == "" || migration == id)
 }
 
 // migrating reports whether that migration has the lane or is to have it again.
@@ -340,10 +351,10 @@ func (l *lanes) migrating(key, migrationID string) bool {
 	if n == nil {
 		return false
 	}
-	if t := n.holder(); t != nil && t.migrates(migrationID) {
+	if t := n.holder(); t != nil && migrates(t.op, t.migration, migrationID) {
 		return true
 	}
-	return slices.ContainsFunc(n.waiting, func(w entry) bool { return w.migrates(migrationID) })
+	return slices.ContainsFunc(n.waiting, func(w entry) bool { return migrates(w.op, w.task.Migration, migrationID) })
 }
 
 // noteMissed keeps an event of an instance that a task holds until that task has

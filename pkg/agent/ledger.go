@@ -3,7 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"maps"
 	"slices"
 	"sort"
 	"sync"
@@ -53,7 +52,7 @@ type ledger struct {
 	keep  int
 
 	mu        sync.RWMutex
-	instances map[string]instance.Instance
+	instances map[string]*instance.Instance  // nobody changes what it points to
 	records   map[string]*migration.Record   // by recordKey; nobody changes what it points to
 	byGuest   map[string]map[string]struct{} // keys of records, by instance
 	open      map[string]struct{}            // keys of records that wait for something
@@ -65,7 +64,7 @@ type ledger struct {
 func newLedger(host string, keep int, store *state.Store, views *viewSet) *ledger {
 	return &ledger{
 		host: host, store: store, views: views, out: newOutbox(), full: make(chan struct{}, 1), keep: keep,
-		instances: map[string]instance.Instance{}, records: map[string]*migration.Record{},
+		instances: map[string]*instance.Instance{}, records: map[string]*migration.Record{},
 		byGuest: map[string]map[string]struct{}{}, open: map[string]struct{}{}, tasksOf: map[string]int{},
 	}
 }
@@ -80,7 +79,7 @@ func (l *ledger) load() (open []Task, bad []error, err error) {
 		}
 		instances, bad1 := instanceTable.Values(tx)
 		for _, i := range instances {
-			l.keepInstanceLocked(i)
+			l.keepInstanceLocked(&i)
 		}
 		records, bad2 := migrationTable.Values(tx)
 		for _, r := range records {
@@ -177,7 +176,7 @@ func (l *ledger) apply(c *change) {
 	l.mu.Lock()
 	instances, moving := len(l.instances), len(l.open)
 	for _, i := range c.puts {
-		l.keepInstanceLocked(*i)
+		l.keepInstanceLocked(i)
 	}
 	for _, id := range c.drops {
 		l.dropInstanceLocked(id)
@@ -265,8 +264,20 @@ func (l *ledger) tasks(ids []string) (known map[string]Task, unread map[string]e
 func (l *ledger) instance(id string) (instance.Instance, bool) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	i, ok := l.instances[id]
-	return i, ok
+	if i := l.instances[id]; i != nil {
+		return *i, true
+	}
+	return instance.Instance{}, false
+}
+
+// shared gives the record as last committed, for a reader alone; the zero record if there is none.
+func (l *ledger) shared(id string) (*instance.Instance, bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if i := l.instances[id]; i != nil {
+		return i, true
+	}
+	return &instance.Instance{}, false
 }
 
 // all gives every record, by UUID.
@@ -280,7 +291,11 @@ func (l *ledger) all() []instance.Instance {
 func (l *ledger) instancesNow() []instance.Instance {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return slices.AppendSeq(make([]instance.Instance, 0, len(l.instances)), maps.Values(l.instances))
+	out := make([]instance.Instance, 0, len(l.instances))
+	for _, i := range l.instances {
+		out = append(out, *i)
+	}
+	return out
 }
 
 // count tells how many records there are.

@@ -58,11 +58,11 @@ func (a *Agent) migrationOf(ctx context.Context, j *job) (*migration.Record, err
 	rec, known := a.ledger.record(migration.RoleSource, j.task.Migration)
 	switch {
 	case known && rec.Migration.RequestID != j.task.ID:
-		return nil, a.lawfulMigration(j.task, &args, j.inst)
+		return nil, a.lawfulMigration(*j.task, &args, *j.inst)
 	case !known:
 		request := args
 		request.Migration = j.task.Migration
-		rec = migration.NewRecord(j.inst, request, a.cfg.Host, j.task.ID)
+		rec = migration.NewRecord(*j.inst, request, a.cfg.Host, j.task.ID)
 		err = a.source.Accept(ctx, rec)
 	}
 	return &rec, err
@@ -92,7 +92,7 @@ func (a *Agent) abortMigration(ctx context.Context, j *job) (outcome, error) {
 		return outcome{}, a.abort(ctx, args.Instance, args.Migration)
 	}
 	cause := fault.New(fault.Cancelled, api.LiveMigration, t.Instance, "aborted on request before it began")
-	done, err := a.end(ctx, &job{task: t}, outcome{}, cause)
+	done, err := a.end(ctx, &job{task: &t}, outcome{}, cause)
 	if err != nil {
 		return outcome{}, err // the agent stops, and finds both at its next start
 	}

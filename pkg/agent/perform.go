@@ -22,12 +22,12 @@ import (
 // that it has its instance's lane. When the agent stops meanwhile, the task stays
 // running in the journal and is taken up at the next start.
 func (a *Agent) carryOut(ctx context.Context, t Task, held bool) {
-	a.carryTurn(ctx, &turn{entry: entry{task: t}, cancel: func(error) {}}, held)
+	a.carryTurn(ctx, &turn{task: &t, cancel: func(error) {}}, held)
 }
 
 // carryTurn is carryOut for a lane; false: the task was left for the next start.
 func (a *Agent) carryTurn(ctx context.Context, t *turn, held bool) bool {
-	ctx = named(ctx, &t.task)
+	ctx = named(ctx, t.task)
 	started := time.Now()
 	j := &job{task: t.task, args: t.args, held: held, resumed: t.task.State == api.TaskRunning && !t.begun}
 	err := guarded(ctx, t.task.Method, func() (err error) {
@@ -49,7 +49,7 @@ func (a *Agent) carryTurn(ctx context.Context, t *turn, held bool) bool {
 // gaveWay is how a task ends that had to. Its copy of the task stays off the lane's stack.
 //
 //go:noinline
-func (j *job) gaveWay() error { return takenOver(j.task) }
+func (j *job) gaveWay() error { return takenOver(*j.task) }
 
 // named gives the log of a task its name.
 func named(ctx context.Context, t *Task) context.Context {
@@ -96,7 +96,7 @@ func guarded(ctx context.Context, method string, fn func() error) (err error) {
 func (a *Agent) begin(ctx context.Context, j *job, t *turn) error {
 	journaled := j.resumed || t.begun
 	if t.overtaken && !journaled {
-		return takenOver(j.task)
+		return takenOver(*j.task)
 	}
 	e, err := a.rowOf(j)
 	if err == nil && journaled {
@@ -126,10 +126,11 @@ func (a *Agent) rowOf(j *job) (e endpoint, err error) {
 
 // goOn takes up a task whose begin is in the journal.
 func (a *Agent) goOn(j *job, e endpoint) error {
-	var known bool
-	if j.inst, known = a.ledger.instance(j.task.Instance); !known && !e.newcomer && !e.leaver {
+	inst, known := a.ledger.shared(j.task.Instance)
+	if !known && !e.newcomer && !e.leaver {
 		return a.unknownInstance(j.task.Method, j.task.Instance)
 	}
+	j.inst = inst
 	j.begun = true
 	return nil
 }
@@ -177,7 +178,7 @@ func (a *Agent) domainID(ctx context.Context, id string) (int, error) {
 // hold writes the begin of a task and of its hold on the instance.
 func (a *Agent) hold(c *change, j *job, e endpoint) error {
 	inst, known := c.instance(j.task.Instance)
-	if err := a.lawful(e, j.task, j.args, inst, known); err != nil {
+	if err := a.lawful(e, *j.task, j.args, inst, known); err != nil {
 		return err
 	}
 	if build, ok := j.args.(*api.BuildArgs); ok {
@@ -192,8 +193,8 @@ func (a *Agent) hold(c *change, j *job, e endpoint) error {
 			return err
 		}
 	}
-	j.inst = inst
-	return c.putTask(j.task)
+	j.inst = c.shared(inst)
+	return c.putTask(*j.task)
 }
 
 // persist commits what must not be lost: while the journal can't be written it is
@@ -256,7 +257,7 @@ func (a *Agent) end(ctx context.Context, j *job, out outcome, failed error) (Tas
 	if j.begun && j.held {
 		now = a.observe(ctx, j.task.Instance)
 	}
-	t := endedTask(j.task, raw, failed)
+	t := endedTask(*j.task, raw, failed)
 	over := func(c *change) error {
 		if j.held { // whoever hears of the end may ask for the next thing at once
 			c.then = append(c.then, func() { a.lanes.over(t.Instance) })
@@ -273,7 +274,7 @@ func (a *Agent) end(ctx context.Context, j *job, out outcome, failed error) (Tas
 	if err == nil || a.base.Err() != nil || errors.Is(err, state.ErrClosed) {
 		return t, err
 	}
-	t = endedTask(j.task, raw, errors.Join(failed, err)) // the record is the trouble: the task ends without it
+	t = endedTask(*j.task, raw, errors.Join(failed, err)) // the record is the trouble: the task ends without it
 	return t, a.insist(ctx, over)
 }
 

@@ -39,11 +39,11 @@ func (a *Agent) start(ctx context.Context, j *job) (outcome, error) {
 				WithHint("compute-agent instance unpause %s", j.inst.UUID)
 		}
 		if j.resumed { // it was done before the agent stopped
-			return outcome{event: "started"}, a.net.Activate(ctx, j.inst.UUID, portsOf(j.inst))
+			return outcome{event: "started"}, a.net.Activate(ctx, j.inst.UUID, portsOf(*j.inst))
 		}
 		return outcome{}, nil
 	}
-	if err := a.raise(ctx, j.inst); err != nil {
+	if err := a.raise(ctx, *j.inst); err != nil {
 		return outcome{}, err
 	}
 	return outcome{event: "started"}, nil
@@ -58,7 +58,7 @@ func (a *Agent) stop(ctx context.Context, j *job) (outcome, error) {
 	if err := a.rebooter.Stop(ctx, j.inst.UUID, args.Clean()); err != nil {
 		return outcome{}, err
 	}
-	return outcome{event: "stopped"}, a.defined(ctx, j.inst)
+	return outcome{event: "stopped"}, a.defined(ctx, *j.inst)
 }
 
 // defined makes the domain of a guest that is off where none is left: one that was put
@@ -80,7 +80,7 @@ func (a *Agent) reboot(ctx context.Context, j *job) (outcome, error) {
 	if args.RebootType == api.RebootHard {
 		reboot = a.rebooter.Hard
 	}
-	r, err := reboot(ctx, definitionOf(j.inst), j.task.DomainID)
+	r, err := reboot(ctx, definitionOf(*j.inst), j.task.DomainID)
 	if err != nil {
 		return outcome{}, err
 	}
@@ -110,7 +110,7 @@ func (a *Agent) suspend(ctx context.Context, j *job) (outcome, error) {
 
 // resume starts a suspended guest where it was.
 func (a *Agent) resume(ctx context.Context, j *job) (outcome, error) {
-	ports := portsOf(j.inst)
+	ports := portsOf(*j.inst)
 	if err := a.net.Plug(ctx, j.inst.UUID, ports); err != nil {
 		return outcome{}, err
 	}

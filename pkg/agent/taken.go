@@ -8,7 +8,7 @@ import (
 
 // What the host's guests take is a running total: it follows each change of the copy.
 
-func (l *ledger) keepInstanceLocked(i instance.Instance) {
+func (l *ledger) keepInstanceLocked(i *instance.Instance) {
 	l.dropInstanceLocked(i.UUID)
 	l.instances[i.UUID] = i
 	l.taken = l.taken.Add(i.Spec)

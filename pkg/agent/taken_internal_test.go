@@ -21,7 +21,7 @@ func TestTakenFollowsTheLedger(t *testing.T) {
 			spec := instance.Spec{UUID: guest, VCPUs: rapid.IntRange(1, 8).Draw(t, "vcpus"), MemoryMiB: rapid.IntRange(1, 999).Draw(t, "memory")}
 			switch rapid.IntRange(0, 3).Draw(t, "step") {
 			case 0:
-				l.keepInstanceLocked(instance.Instance{UUID: guest, Spec: spec})
+				l.keepInstanceLocked(&instance.Instance{UUID: guest, Spec: spec})
 			case 1:
 				l.dropInstanceLocked(guest)
 			case 2:

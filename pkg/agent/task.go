@@ -103,15 +103,15 @@ func (t Task) reply() rpc.Reply {
 
 // job is a task that is being carried out.
 type job struct {
-	task    Task
+	task    *Task // its own
 	args    any
-	inst    instance.Instance // the record at its begin; zero when there is none
-	out     outcome           // of the verb
-	held    bool              // it has its instance's lane
-	begun   bool              // and its begin stands in the journal
-	resumed bool              // the agent stopped in the middle of an earlier try
-	fresh   bool              // the record was made by this task
-	refused bool              // a build that was refused before anything was made: its record goes
+	inst    *instance.Instance // the record at its begin, the ledger's own or a copy: nobody changes it; zero when there is none
+	out     outcome            // of the verb
+	held    bool               // it has its instance's lane
+	begun   bool               // and its begin stands in the journal
+	resumed bool               // the agent stopped in the middle of an earlier try
+	fresh   bool               // the record was made by this task
+	refused bool               // a build that was refused before anything was made: its record goes
 }
 
 // outcome is what a verb leaves behind when it succeeded.
