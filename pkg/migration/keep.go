@@ -56,10 +56,13 @@ func (r *run) lineOf(rec *Record) []instance.Moment {
 func restored(moments []instance.Moment) timeline {
 	var t timeline
 	for _, m := range moments {
-		t.put(glimpse{
-			remaining: float32(m.RemainingBytes), atMS: narrow(m.AtMS), permitted: narrow(m.PermittedMS),
-			iteration: narrow(m.Iteration), throttle: uint8(min(max(m.ThrottlePercent, 0), 100)),
-		}, Action(m.Action), m.Reason)
+		t.put(&glimpse{
+			point: point{remaining: float32(m.RemainingBytes), atMS: narrow(m.AtMS)},
+			shift: shift{
+				permitted: narrow(m.PermittedMS), iteration: narrow(m.Iteration), throttle: uint8(min(max(m.ThrottlePercent, 0), 100)),
+			},
+			action: Action(m.Action), reason: m.Reason,
+		})
 	}
 	t.every = t.apart()
 	return t
@@ -69,9 +72,10 @@ func restored(moments []instance.Moment) timeline {
 // more; an interval is none or a second, doubled again and again.
 func (t *timeline) apart() time.Duration {
 	var gaps []uint32
-	for i := 1; i < len(t.kept); i++ {
-		if t.kept[i].deed == 0 { // a decision does not wait for its time
-			gaps = append(gaps, t.kept[i].atMS-t.kept[i-1].atMS)
+	all := t.glimpses()
+	for i := 1; i < len(all); i++ {
+		if all[i].action == "" { // a decision does not wait for its time
+			gaps = append(gaps, all[i].atMS-all[i-1].atMS)
 		}
 	}
 	if len(gaps) == 0 {

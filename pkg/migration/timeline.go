@@ -11,25 +11,46 @@ const keepMoments = 64
 
 // timeline follows a job for people: a moment each interval, which doubles whenever the
 // timeline is full, and one for each decision. Thousands of them are held at once, so
-// what is kept is small; moments writes it out.
+// what is kept is small, and what rarely changes is kept once for many moments; glimpses
+// and moments spread it out.
 type timeline struct {
-	every time.Duration
-	kept  []glimpse
-	deeds []deed
+	every  time.Duration
+	kept   []point
+	shifts []shift
+	deeds  []deed
 }
 
-// glimpse is a moment as it is kept.
-type glimpse struct {
+// point is the part of a moment that is another one each time.
+type point struct {
 	remaining float32 // bytes, to seven digits
 	atMS      uint32
+}
+
+// shift is the rest of it, from one of the points on to the next shift.
+type shift struct {
 	permitted uint32 // ms
 	iteration uint32
 	throttle  uint8 // percent
-	deed      uint8 // its number in deeds, from 1; 0: nothing was done
+	from      uint8
 }
 
-// deed is what a policy did, and why.
+// alike compares shifts but for where they begin.
+func (s shift) alike(other shift) bool {
+	s.from = other.from
+	return s == other
+}
+
+// deed is what a policy did at one of the points, and why.
 type deed struct {
+	action Action
+	reason string
+	at     uint8
+}
+
+// glimpse is a whole moment; an empty action is none.
+type glimpse struct {
+	point
+	shift
 	action Action
 	reason string
 }
@@ -47,8 +68,10 @@ func narrow[T int64 | uint64](n T) uint32 {
 // add notes one look at the job and what the policy decided.
 func (t *timeline) add(s *Snapshot, d *Decision) {
 	g := glimpse{
-		atMS: narrow(s.Elapsed.Milliseconds()), remaining: float32(s.Job.Memory.Remaining + s.Job.Disk.Remaining),
-		permitted: narrow(s.Permitted.Milliseconds()), iteration: narrow(s.Job.Iteration), throttle: uint8(min(max(s.Job.Throttle, 0), 100)),
+		point: point{atMS: narrow(s.Elapsed.Milliseconds()), remaining: float32(s.Job.Memory.Remaining + s.Job.Disk.Remaining)},
+		shift: shift{
+			permitted: narrow(s.Permitted.Milliseconds()), iteration: narrow(s.Job.Iteration), throttle: uint8(min(max(s.Job.Throttle, 0), 100)),
+		},
 	}
 	switch d.Action {
 	case ActNone:
@@ -59,69 +82,76 @@ func (t *timeline) add(s *Snapshot, d *Decision) {
 		g.permitted = narrow(d.Downtime.Milliseconds())
 	case ActPostCopy, ActPause, ActAbort:
 	}
-	action := d.Action
-	if action == ActNone {
-		action = ""
+	if d.Action != ActNone {
+		g.action, g.reason = d.Action, d.Reason
 	}
-	t.put(g, action, d.Reason)
+	t.put(&g)
 }
 
-// put adds a moment; an empty action is none.
-func (t *timeline) put(g glimpse, action Action, reason string) {
-	t.makeRoom()
-	if action != "" {
-		t.deeds = append(t.deeds, deed{action: action, reason: reason})
-		g.deed = uint8(len(t.deeds)) //nolint:gosec // at most one for each moment
-	}
-	t.kept = append(t.kept, g)
-}
-
-// makeRoom is append's growing, up to what a full timeline takes; that one is thinned out.
-func (t *timeline) makeRoom() {
-	switch n := len(t.kept); {
-	case n == keepMoments:
+// put adds a moment; a full timeline is thinned out first.
+func (t *timeline) put(g *glimpse) {
+	if len(t.kept) == keepMoments {
 		t.thin()
 		t.every = max(2*t.every, time.Second)
-	case n == cap(t.kept):
-		t.kept = append(make([]glimpse, 0, min(max(8, 2*n), keepMoments)), t.kept...)
+	}
+	g.from = uint8(len(t.kept)) //nolint:gosec // below keepMoments
+	t.kept = append(t.kept, g.point)
+	if n := len(t.shifts); n == 0 || !t.shifts[n-1].alike(g.shift) {
+		t.shifts = append(t.shifts, g.shift)
+	}
+	if g.action != "" {
+		t.deeds = append(t.deeds, deed{action: g.action, reason: g.reason, at: g.from})
 	}
 }
 
 // thin leaves every second moment without a decision out; where decisions alone fill the
 // timeline, the oldest go.
 func (t *timeline) thin() {
-	out, last := t.kept[:0], len(t.kept)-1
-	for i, g := range t.kept {
-		if g.deed != 0 || i%2 == 0 || i == last {
+	all := t.glimpses()
+	out, last := all[:0], len(all)-1
+	for i, g := range all {
+		if g.action != "" || i%2 == 0 || i == last {
 			out = append(out, g)
 		}
 	}
 	if over := len(out) - (keepMoments - 1); over > 0 {
-		out = out[:copy(out, out[over:])]
+		out = out[over:]
 	}
-	var deeds []deed
+	t.kept, t.shifts, t.deeds = t.kept[:0], nil, nil
 	for i := range out {
-		if n := out[i].deed; n != 0 {
-			deeds = append(deeds, t.deeds[n-1])
-			out[i].deed = uint8(len(deeds)) //nolint:gosec // fewer than before
+		t.put(&out[i])
+	}
+}
+
+// glimpses spreads the timeline out.
+func (t *timeline) glimpses() []glimpse {
+	out := make([]glimpse, len(t.kept))
+	for i, p := range t.kept {
+		out[i].point = p
+	}
+	for n, s := range t.shifts {
+		end := len(out)
+		if n+1 < len(t.shifts) {
+			end = int(t.shifts[n+1].from)
+		}
+		for i := int(s.from); i < end; i++ {
+			out[i].shift = s
 		}
 	}
-	t.kept, t.deeds = out, deeds
+	for _, d := range t.deeds {
+		out[d.at].action, out[d.at].reason = d.action, d.reason
+	}
+	return out
 }
 
 // moments writes the timeline out.
 func (t *timeline) moments() []instance.Moment {
 	var out []instance.Moment
-	for _, g := range t.kept {
-		m := instance.Moment{
+	for _, g := range t.glimpses() {
+		out = append(out, instance.Moment{
 			AtMS: int64(g.atMS), RemainingBytes: uint64(g.remaining), PermittedMS: int64(g.permitted),
-			Iteration: uint64(g.iteration), ThrottlePercent: int(g.throttle),
-		}
-		if g.deed != 0 {
-			d := t.deeds[g.deed-1]
-			m.Action, m.Reason = string(d.action), d.reason
-		}
-		out = append(out, m)
+			Iteration: uint64(g.iteration), ThrottlePercent: int(g.throttle), Action: string(g.action), Reason: g.reason,
+		})
 	}
 	return out
 }

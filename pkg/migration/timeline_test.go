@@ -75,6 +75,39 @@ func TestTimelineKeepsDecisions(t *testing.T) {
 	}
 }
 
+// What is kept once for many moments is each moment's own when it is written out.
+func TestTimelineKeepsWhatShifts(t *testing.T) {
+	line := timeline{}
+	at := func(i int) *Snapshot {
+		s := look(time.Duration(i)*time.Second, uint64(10*i))
+		s.Permitted, s.Job.Iteration, s.Job.Throttle = time.Duration(i/40)*time.Millisecond, uint64(i/7), i/100%90
+		return s
+	}
+	for i := range 5000 {
+		d := Decision{Action: ActNone}
+		if i%700 == 699 {
+			d = Decision{Action: ActPause, Reason: time.Duration(i).String()}
+		}
+		line.add(at(i), &d)
+		if i%97 != 0 {
+			continue
+		}
+		for _, m := range line.moments() {
+			n := int(m.AtMS / 1000)
+			s := at(n)
+			want := instance.Moment{
+				AtMS: m.AtMS, RemainingBytes: uint64(10 * n), PermittedMS: s.Permitted.Milliseconds(), Iteration: s.Job.Iteration, ThrottlePercent: s.Job.Throttle,
+			}
+			if n%700 == 699 {
+				want.Action, want.Reason = string(ActPause), time.Duration(n).String()
+			}
+			if m != want {
+				t.Fatalf("after %d looks %+v, want %+v", i, m, want)
+			}
+		}
+	}
+}
+
 // A timeline that is taken up after a restart is thinned out as if nothing had happened.
 func TestTimelineGoesOnAfterARestart(t *testing.T) {
 	const beat = 500 * time.Millisecond
