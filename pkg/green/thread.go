@@ -127,7 +127,9 @@ func (t *Thread[T]) run() {
 		}
 		t.end()
 	}()
-	t.value, t.err = t.fn(t.context())
+	fn := t.fn
+	t.fn = nil // what it holds goes when it is done with it, though the thread goes on
+	t.value, t.err = fn(t.context())
 	returned = true
 }
 
