@@ -42,14 +42,19 @@ type migration struct {
 	flow        flow
 	flowAt      time.Time
 	maxDowntime time.Duration
-	suspended   time.Time // when the CPUs stopped
-	paused      bool      // they stood still before
-	stats       virt.Job  // since the CPUs stopped
-	postBytes   float64   // what post-copy has to move
-	postMoved   float64   // and has moved before flowAt
+	*crossing   // nil before the CPUs stop
 
 	done chan struct{}
 	err  error
+}
+
+// crossing is what there is to a migration from the moment on when the CPUs stop.
+type crossing struct {
+	suspended time.Time // when that was
+	paused    bool      // they stood still before
+	stats     virt.Job
+	postBytes float64 // what post-copy has to move
+	postMoved float64 // and has moved before flowAt
 }
 
 // target is the destination as the source sees it. begin, postCopy and finish are
@@ -267,7 +272,11 @@ func (m *migration) offerLocked() offer {
 	return offer{Instance: m.req.Instance, Migration: m.req.Migration, Source: m.host.cfg.Name, Def: def, Guest: m.dom.brain.Guest}
 }
 
-func (m *migration) handoverLocked() handover {
+// handoverLocked is nothing before the CPUs stop.
+func (m *migration) handoverLocked() (h handover) {
+	if m.crossing == nil {
+		return h
+	}
 	b := m.dom.brain
 	return handover{
 		Instance: m.req.Instance, Migration: m.req.Migration, Uptime: b.Uptime, Pressed: b.Pressed, Paused: m.paused, Job: m.stats,
@@ -361,8 +370,7 @@ func (m *migration) iterateLocked(now time.Time, err error) {
 // suspendLocked stops the CPUs for the switch-over.
 func (m *migration) suspendLocked(now time.Time, to stage) {
 	d, id := m.dom, m.req.Instance
-	m.paused = d.state == virt.Paused
-	m.suspended = now
+	m.crossing = &crossing{suspended: now, paused: d.state == virt.Paused}
 	d.brain.freeze(now)
 	left := seconds(m.flow.pending()/m.flow.bandwidth) + m.host.cfg.SwitchOver
 	state, event := virt.ReasonMigrating, virt.ReasonMigrated

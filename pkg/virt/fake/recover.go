@@ -45,7 +45,8 @@ func (h *Host) mendLocked(r virt.MigrateRequest, to target) (*migration, error) 
 	old := d.torn
 	m := &migration{
 		host: h, dom: d, req: old.req, target: to, began: old.began, setup: old.setup, diskRate: old.diskRate, flow: old.flow,
-		suspended: old.suspended, stats: old.stats, postBytes: old.postBytes, postMoved: old.postMoved, stage: stageMending, done: make(chan struct{}),
+		crossing: &crossing{suspended: old.suspended, stats: old.stats, postBytes: old.postBytes, postMoved: old.postMoved},
+		stage:    stageMending, done: make(chan struct{}),
 	}
 	d.job = m
 	m.armLocked(h.cfg.Setup)
