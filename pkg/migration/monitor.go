@@ -34,18 +34,19 @@ type monitor struct {
 	policy Policy
 	begun  time.Time
 	clock  time.Duration // of the job, when the monitor began: what passed before a restart
-	adopts bool          // the job of an earlier run of the agent: its clock is read at the first look
 
-	snap        Snapshot // of the last look
+	snap    Snapshot  // of the last look
+	shown   uint64    // the sum of the progress told last
+	shownAt time.Time // when; zero: never
+
+	adopts      bool // the job of an earlier run of the agent: its clock is read at the first look
 	canPostCopy bool
-	shown       uint64    // the sum of the progress told last
-	shownAt     time.Time // when; zero: never
+	refused     bool // post-copy was, once
+	across      bool // the guest was last seen in post-copy
+	torn        bool // post-copy is broken
+	seen        bool // the job was seen running
 
-	refused   bool      // post-copy was, once
-	across    bool      // the guest was last seen in post-copy
-	torn      bool      // post-copy is broken
 	doubted   time.Time // since when the guest runs here although post-copy was begun
-	seen      bool      // the job was seen running
 	quiet     time.Time // since when no job is seen
 	failedAt  time.Time // when the event told that the job failed
 	recovery  recovery  // of a post-copy whose connection broke
