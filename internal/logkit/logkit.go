@@ -22,6 +22,7 @@ type Options struct {
 // use by many goroutines; a nil Logger writes nothing.
 type Logger struct {
 	out    *logrus.Logger
+	above  *Logger // whose fields it has too; nil: none
 	fields []Field // never changed once the Logger is made
 }
 
@@ -70,7 +71,7 @@ func (l *Logger) With(fields ...Field) *Logger {
 	if l == nil || len(fields) == 0 {
 		return l
 	}
-	return &Logger{out: l.out, fields: slices.Concat(l.fields, fields)}
+	return &Logger{out: l.out, above: l, fields: slices.Clone(fields)}
 }
 
 // Debug writes what only a developer wants.
@@ -93,9 +94,7 @@ func (l *Logger) write(level logrus.Level, msg string, fields []Field) {
 		return
 	}
 	data := make(logrus.Fields, len(l.fields)+len(fields))
-	for _, f := range l.fields {
-		data[string(f.key)] = f.value
-	}
+	l.into(data)
 	for _, f := range fields {
 		data[string(f.key)] = f.value
 	}
@@ -104,6 +103,16 @@ func (l *Logger) write(level logrus.Level, msg string, fields []Field) {
 	}
 	entry := logrus.Entry{Logger: l.out, Data: data}
 	entry.Log(level, msg)
+}
+
+// into adds the fields, the newest last.
+func (l *Logger) into(data logrus.Fields) {
+	if l.above != nil {
+		l.above.into(data)
+	}
+	for _, f := range l.fields {
+		data[string(f.key)] = f.value
+	}
 }
 
 // contextKey is the key of the Logger in a context.

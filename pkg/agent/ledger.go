@@ -3,6 +3,8 @@ package agent
 import (
 	"cmp"
 	"context"
+	"iter"
+	"maps"
 	"slices"
 	"sort"
 	"sync"
@@ -52,10 +54,10 @@ type ledger struct {
 	keep  int
 
 	mu        sync.RWMutex
-	instances map[string]*instance.Instance  // nobody changes what it points to
-	records   map[string]*migration.Record   // by recordKey; nobody changes what it points to
-	byGuest   map[string]map[string]struct{} // keys of records, by instance
-	open      map[string]struct{}            // keys of records that wait for something
+	instances map[string]*instance.Instance // nobody changes what it points to
+	records   map[string]*migration.Record  // by recordKey; nobody changes what it points to
+	byGuest   map[string][]string           // keys of records, by instance; mostly one
+	open      map[string]struct{}           // keys of records that wait for something
 	setting   setting
 	taken     inventory.Taken // by instances and claims
 	tasksOf   map[string]int  // how many tasks of each instance are accepted and have not ended
@@ -65,7 +67,7 @@ func newLedger(host string, keep int, store *state.Store, views *viewSet) *ledge
 	return &ledger{
 		host: host, store: store, views: views, out: newOutbox(), full: make(chan struct{}, 1), keep: keep,
 		instances: map[string]*instance.Instance{}, records: map[string]*migration.Record{},
-		byGuest: map[string]map[string]struct{}{}, open: map[string]struct{}{}, tasksOf: map[string]int{},
+		byGuest: map[string][]string{}, open: map[string]struct{}{}, tasksOf: map[string]int{},
 	}
 }
 
@@ -119,12 +121,9 @@ func (l *ledger) keepRecordLocked(r *migration.Record) {
 	key := recordKey(r)
 	l.recountLocked(l.records[key], r)
 	l.records[key] = r
-	guest := l.byGuest[r.Migration.Instance]
-	if guest == nil {
-		guest = map[string]struct{}{}
-		l.byGuest[r.Migration.Instance] = guest
+	if guest := r.Migration.Instance; !slices.Contains(l.byGuest[guest], key) {
+		l.byGuest[guest] = append(l.byGuest[guest], key)
 	}
-	guest[key] = struct{}{}
 	if waits(*r) {
 		l.open[key] = struct{}{}
 	} else {
@@ -141,8 +140,9 @@ func (l *ledger) dropRecordLocked(key string) {
 	l.recountLocked(old, nil)
 	delete(l.records, key)
 	delete(l.open, key)
-	delete(l.byGuest[id], key)
-	if len(l.byGuest[id]) == 0 {
+	if left := slices.DeleteFunc(l.byGuest[id], func(k string) bool { return k == key }); len(left) > 0 {
+		l.byGuest[id] = left
+	} else {
 		delete(l.byGuest, id)
 	}
 }
@@ -319,19 +319,20 @@ func (l *ledger) migrations() []migration.Record {
 
 // openMigrations gives the records that hold their instance, in no order.
 func (l *ledger) openMigrations() []migration.Record {
-	return l.recordsOf(func() map[string]struct{} { return l.open })
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.recordsLocked(maps.Keys(l.open))
 }
 
 // migrationsOf gives the records that are kept of one instance, in no order.
 func (l *ledger) migrationsOf(id string) []migration.Record {
-	return l.recordsOf(func() map[string]struct{} { return l.byGuest[id] })
-}
-
-func (l *ledger) recordsOf(keys func() map[string]struct{}) []migration.Record {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	var out []migration.Record
-	for key := range keys() {
+	return l.recordsLocked(slices.Values(l.byGuest[id]))
+}
+
+func (l *ledger) recordsLocked(keys iter.Seq[string]) (out []migration.Record) {
+	for key := range keys {
 		out = append(out, *l.records[key])
 	}
 	return out

@@ -40,7 +40,7 @@ func (l *ledger) takenWithout(id string) inventory.Taken {
 	if i, known := l.instances[id]; known {
 		t = t.Without(i.Spec)
 	}
-	for key := range l.byGuest[id] {
+	for _, key := range l.byGuest[id] {
 		if r := l.records[key]; claims(*r) {
 			t = t.Without(r.Instance.Spec)
 		}
