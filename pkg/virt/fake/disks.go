@@ -74,20 +74,19 @@ func (m *migration) diskTotal() uint64 {
 // disksLocked copies the disks, as libvirt does before the memory moves.
 func (m *migration) disksLocked(now time.Time) {
 	m.setup = now.Sub(m.began)
-	total := m.diskTotal()
-	if total == 0 {
+	if m.diskBytes == 0 {
 		m.preCopyLocked(now)
 		return
 	}
 	m.stage = stageDisks
 	m.flowAt = now
 	m.diskRate = m.host.cfg.bandwidth(m.req.BandwidthMiB)
-	m.armLocked(seconds(float64(total) / m.diskRate))
+	m.armLocked(seconds(float64(m.diskBytes) / m.diskRate))
 }
 
 // disk is how far the copy of the disks is.
 func (m *migration) disk(now time.Time) instance.Amount {
-	total := m.diskTotal()
+	total := m.diskBytes
 	a := instance.Amount{Total: total}
 	switch {
 	case m.stage == stageDisks:

@@ -11,24 +11,24 @@ import (
 
 // domain is one guest on one host. Guarded by World.mu.
 type domain struct {
-	def        virt.Definition // what the next start uses
-	running    virt.Definition // what the present run uses
-	foreign    bool
-	persistent bool
-
 	id     int // -1 when off
 	state  virt.State
 	reason virt.Reason
 	live   bool // the guest's CPUs belong to this host: false on a destination before its resume, and on a source after it
 
+	job      *migration // leaving
+	arriving *arrival   // coming
+	torn     *migration // left in post-copy, and its stream broke
+	button   *time.Timer
+
+	def        virt.Definition // what the next start uses
+	running    virt.Definition // what the present run uses
+	foreign    bool
+	persistent bool
+
 	brain   brain
 	saved   *brain
 	console time.Duration // uptime at which this host's console log begins
-
-	job      *migration // leaving
-	torn     *migration // left in post-copy, and its stream broke
-	arriving *arrival   // coming
-	button   *time.Timer
 }
 
 // brain is what of a guest survives a move, a save and a restart of the process.

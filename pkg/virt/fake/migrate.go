@@ -26,23 +26,24 @@ const (
 
 // migration is one guest leaving. Guarded by World.mu; wake alone works outside it.
 type migration struct {
-	host   *Host
-	dom    *domain
-	req    virt.MigrateRequest
-	target target
+	// What a look at the job reads lies together.
+	stage     stage
+	busy      bool // wake is outside the lock
+	dom       *domain
+	*crossing // nil before the CPUs stop
+	began     time.Time
+	setup     time.Duration
+	diskRate  float64 // bytes/s
+	diskBytes uint64  // in all
+	flowAt    time.Time
+	flow      flow
 
-	stage stage
-	busy  bool // wake is outside the lock
-	timer *time.Timer
-	due   time.Time
-
-	began       time.Time
-	setup       time.Duration
-	diskRate    float64 // bytes/s
-	flow        flow
-	flowAt      time.Time
+	host        *Host
+	req         virt.MigrateRequest
+	target      target
+	timer       *time.Timer
+	due         time.Time
 	maxDowntime time.Duration
-	*crossing   // nil before the CPUs stop
 
 	done chan struct{}
 	err  error
@@ -183,6 +184,7 @@ func (h *Host) leaveLocked(r virt.MigrateRequest, to target) (*migration, error)
 	m := &migration{
 		host: h, dom: d, req: r, target: to, began: time.Now(), maxDowntime: h.cfg.MaxDowntime, done: make(chan struct{}),
 	}
+	m.diskBytes = m.diskTotal()
 	d.job = m
 	m.armLocked(h.cfg.Setup)
 	return m, nil

@@ -44,7 +44,8 @@ func (h *Host) mendLocked(r virt.MigrateRequest, to target) (*migration, error) 
 	}
 	old := d.torn
 	m := &migration{
-		host: h, dom: d, req: old.req, target: to, began: old.began, setup: old.setup, diskRate: old.diskRate, flow: old.flow,
+		host: h, dom: d, req: old.req, target: to, began: old.began, setup: old.setup, diskRate: old.diskRate,
+		diskBytes: old.diskBytes, flow: old.flow,
 		crossing: &crossing{suspended: old.suspended, stats: old.stats, postBytes: old.postBytes, postMoved: old.postMoved},
 		stage:    stageMending, done: make(chan struct{}),
 	}
