@@ -121,8 +121,7 @@ func (r *run) limitsFound() limits {
 // asked at each beat and copies nothing.
 func (r *run) limited() bool {
 	r.mu.Lock()
-	postCopy := r.rec.PostCopy
-	own, has := ownLimit(&r.s.cfg, r.rec, postCopy), *r.inForce.of(postCopy)
+	own, has := r.at.limit, *r.inForce.of(r.at.postCopy)
 	r.mu.Unlock()
 	r.s.budget.update(r, own)
 	return r.s.budget.of(r, own) == has

@@ -30,8 +30,25 @@ type bound struct {
 
 // within bounds ctx; the cause of its end names what took too long.
 func within(ctx context.Context, limit time.Duration, what string) (context.Context, context.CancelFunc) {
-	b := &bound{Context: ctx, limit: limit, deadline: time.Now().Add(limit), what: what}
+	b := newBound(ctx, limit, what)
 	return b, b.end
+}
+
+func newBound(ctx context.Context, limit time.Duration, what string) *bound {
+	return &bound{Context: ctx, limit: limit, deadline: time.Now().Add(limit), what: what}
+}
+
+// again is the same bound for the next call, once the last one has ended: itself where
+// nobody had asked for its Done, so that a call at each beat makes nothing. Nobody may
+// have kept it.
+func (b *bound) again() *bound {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.live != nil {
+		return newBound(b.Context, b.limit, b.what)
+	}
+	b.deadline, b.over = time.Now().Add(b.limit), false
+	return b
 }
 
 // Deadline implements [context.Context]: the earlier one of the parent's and its own.

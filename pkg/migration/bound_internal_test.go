@@ -78,3 +78,35 @@ func TestBound(t *testing.T) {
 		}
 	}
 }
+
+// A bound is taken again as long as nobody has asked for its Done, and each time it has its
+// whole limit.
+func TestBoundAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first := newBound(t.Context(), time.Second, "a look")
+		b := first
+		for range 3 {
+			time.Sleep(700 * time.Millisecond)
+			if b.Err() != nil {
+				t.Errorf("within its limit: %v", b.Err())
+			}
+			b.end()
+			if b = b.again(); b != first || b.Err() != nil {
+				t.Errorf("taken again it is another one: %v, %v", b != first, b.Err())
+			}
+		}
+		time.Sleep(2 * time.Second)
+		if err := b.Err(); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("its time has passed: %v", err)
+		}
+		b.end()
+		after := b.again()
+		if after == b || after.Err() != nil || b.Err() == nil {
+			t.Errorf("after one that was asked for: the same: %v; %v, %v", after == b, after.Err(), b.Err())
+		}
+		<-after.Done()
+		if err := context.Cause(after); fault.KindOf(err) != fault.Timeout {
+			t.Errorf("its time has passed too: %v", err)
+		}
+	})
+}

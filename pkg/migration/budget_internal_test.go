@@ -99,7 +99,9 @@ func TestLimitIsAskedForWhilePerformBegins(t *testing.T) {
 	beside.Go(func() {
 		for mib := range uint64(1000) {
 			r.mu.Lock()
-			r.rec.Args.BandwidthMiB, r.rec.Limited = mib+1, true
+			rec := *r.rec
+			rec.Args.BandwidthMiB, rec.Limited = mib+1, true
+			r.setLocked(&rec)
 			r.mu.Unlock()
 			if err := r.applyLimit(t.Context()); err != nil {
 				t.Error(err)

@@ -35,6 +35,7 @@ type monitor struct {
 	begun  time.Time
 	clock  time.Duration // of the job, when the monitor began: what passed before a restart
 
+	asks    *bound    // of a look
 	snap    Snapshot  // of the last look
 	shown   uint64    // the sum of the progress told last
 	shownAt time.Time // when; zero: never
@@ -84,7 +85,7 @@ func (m *monitor) watch(ctx context.Context) error {
 	if m.worker == nil {
 		first = spread(m.r.id, every)
 	}
-	m.quiet, m.failedAt = time.Now(), time.Time{}
+	m.quiet, m.failedAt, m.asks = time.Now(), time.Time{}, newBound(ctx, m.r.s.cfg.HypervisorWait, theAnswer)
 	_, err := m.r.beats.Run(ctx, every, green.InitialDelay(first))
 	return causeOf(ctx, err)
 }
@@ -103,7 +104,7 @@ func (m *monitor) beat(ctx context.Context) error {
 	if m.worker != nil && m.worker.finish.Ready() || m.told() {
 		return m.done()
 	}
-	running, err := m.r.jobRuns(ctx, &m.snap.Job)
+	running, err := m.look()
 	now := time.Now()
 	switch {
 	case m.worker != nil && m.worker.finish.Ready(): // while we asked
@@ -121,6 +122,13 @@ func (m *monitor) beat(ctx context.Context) error {
 		return m.done()
 	}
 	return nil
+}
+
+// look reads the job.
+func (m *monitor) look() (running bool, err error) {
+	m.asks = m.asks.again()
+	defer m.asks.end()
+	return m.r.askForJob(m.asks, &m.snap.Job)
 }
 
 // told reports whether the hypervisor has told that the job is over. After a failure
@@ -161,15 +169,15 @@ func (m *monitor) observe(ctx context.Context, now time.Time) {
 	}
 	s.Elapsed = now.Sub(m.begun) + m.clock
 	s.Track = s.Track.observe(&s.Job, s.Elapsed, m.policy.Adaptive.StallMargin)
-	at := m.r.standing()
+	at, forced := m.r.standing()
 	if at.postCopy {
 		m.doubt(ctx)
-		at = m.r.standing()
+		at, forced = m.r.standing()
 	}
 	if !m.r.limited() {
 		m.throttle(ctx)
 	}
-	s.CanPostCopy, s.PostCopy, s.Paused, s.Force = m.canPostCopy && !m.refused, at.postCopy, at.paused, at.forced
+	s.CanPostCopy, s.PostCopy, s.Paused, s.Force = m.canPostCopy && !m.refused, at.postCopy, at.paused, forced
 	m.publish(s, now)
 	if at.aborted && !at.postCopy {
 		m.abort(ctx)
@@ -178,7 +186,7 @@ func (m *monitor) observe(ctx context.Context, now time.Time) {
 	d := m.policy.decide(s)
 	m.r.remember(s, &d)
 	m.keep(ctx, now)
-	if d.Action != ActNone || at.forced {
+	if d.Action != ActNone || forced {
 		m.act(ctx, d)
 	}
 }

@@ -34,15 +34,16 @@ type run struct {
 	saving   turn // one change of the record at a time, in journal order; before mu
 
 	mu      sync.Mutex
-	rec     *Record                 // as it was saved or noted last: the journal may have the same, nobody changes it
-	newer   newer                   // what of it has changed since then
-	cancel  context.CancelCauseFunc // of the step that an abort may cut short; nil: none
-	job     *virt.Job               // of the job-completed event
-	forced  *green.Event[Action]    // somebody waits for force-complete
-	slot    bool
-	inForce limits // of bandwidth, MiB/s, that the hypervisor has
-	stood   bool   // the guest was seen to stand still for its switch-over
+	at      standing             // of rec
+	job     *virt.Job            // of the job-completed event
+	forced  *green.Event[Action] // somebody waits for force-complete
+	inForce limits               // of bandwidth, MiB/s, that the hypervisor has
+	newer   newer                // what of rec has changed since it was saved or noted
 	line    timeline
+	rec     *Record                 // as it was saved or noted last: the journal may have the same, nobody changes it
+	cancel  context.CancelCauseFunc // of the step that an abort may cut short; nil: none
+	slot    bool
+	stood   bool          // the guest was seen to stand still for its switch-over
 	hurried chan struct{} // the next try of a recovery, now; nil: nobody has waited or hurried yet
 	resumed bool          // this walk began in perform: the job is the hypervisors' already
 }
@@ -81,6 +82,7 @@ func (n *newer) into(m *instance.Migration) { m.Progress, m.UpdatedAt = n.progre
 // setLocked makes rec the record; the caller lets go of it.
 func (r *run) setLocked(rec *Record) {
 	r.rec, r.newer = rec, newer{rec.Migration.Progress, rec.Migration.UpdatedAt}
+	r.at = standing{aborted: rec.AbortRequested, postCopy: rec.PostCopy, paused: rec.PausedByUs, limit: ownLimit(&r.s.cfg, rec, rec.PostCopy)}
 }
 
 // poke has the monitor look at the job now.
@@ -203,12 +205,16 @@ func (r *run) progress(p instance.Progress, tell bool) {
 func (r *run) report() { r.s.ports.Reporter.Report(r.shown()) }
 
 // standing is what of the record each beat asks for.
-type standing struct{ aborted, postCopy, paused, forced bool }
+type standing struct {
+	aborted, postCopy, paused bool
+	limit                     uint64 // its own, of bandwidth, in MiB/s
+}
 
-func (r *run) standing() standing {
+// standing gives it, and whether somebody waits for force-complete.
+func (r *run) standing() (at standing, forced bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return standing{aborted: r.rec.AbortRequested, postCopy: r.rec.PostCopy, paused: r.rec.PausedByUs, forced: r.forced != nil}
+	return r.at, r.forced != nil
 }
 
 func (r *run) set(next *Record) {

@@ -76,7 +76,7 @@ func (s *Source) Check(ctx context.Context, inst instance.Instance, args api.Mig
 	if err != nil {
 		return nil, err
 	}
-	r.rec = new(found(*r.rec))
+	r.setLocked(new(found(*r.rec))) // nobody else has it
 	if args.Dest == s.cfg.Host {
 		return r.rec.bySpeaker(reasons, nil), nil
 	}

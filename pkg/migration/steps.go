@@ -359,9 +359,16 @@ func (r *run) abortJob(ctx context.Context) error {
 // jobRuns asks whether a job of the guest is under way, and reads it into j; a guest that
 // is off or gone has none.
 func (r *run) jobRuns(ctx context.Context, j *virt.Job) (bool, error) {
-	ctx, cancel := within(ctx, r.s.cfg.HypervisorWait, "the hypervisor's answer")
+	ctx, cancel := within(ctx, r.s.cfg.HypervisorWait, theAnswer)
 	defer cancel()
-	var err error
+	return r.askForJob(ctx, j)
+}
+
+// theAnswer is what is waited for, where a hypervisor is asked.
+const theAnswer = "the hypervisor's answer"
+
+// askForJob is jobRuns as long as ctx lasts.
+func (r *run) askForJob(ctx context.Context, j *virt.Job) (running bool, err error) {
 	*j, err = r.s.ports.Hypervisor.Job(ctx, r.instance)
 	if err == nil {
 		return j.Type == JobUnbounded || j.Type == JobBounded, nil

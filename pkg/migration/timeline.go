@@ -15,6 +15,7 @@ const keepMoments = 64
 // and moments spread it out.
 type timeline struct {
 	every  time.Duration
+	lastMS uint32 // when the last one was
 	kept   []point
 	shifts []shift
 	deeds  []deed
@@ -75,7 +76,7 @@ func (t *timeline) add(s *Snapshot, d *Decision) {
 	}
 	switch d.Action {
 	case ActNone:
-		if n := len(t.kept); n > 0 && time.Duration(g.atMS-t.kept[n-1].atMS)*time.Millisecond < t.every {
+		if len(t.kept) > 0 && time.Duration(g.atMS-t.lastMS)*time.Millisecond < t.every {
 			return
 		}
 	case ActSetDowntime:
@@ -95,7 +96,7 @@ func (t *timeline) put(g *glimpse) {
 		t.every = max(2*t.every, time.Second)
 	}
 	g.from = uint8(len(t.kept)) //nolint:gosec // below keepMoments
-	t.kept = append(t.kept, g.point)
+	t.kept, t.lastMS = append(t.kept, g.point), g.atMS
 	if n := len(t.shifts); n == 0 || !t.shifts[n-1].alike(g.shift) {
 		t.shifts = append(t.shifts, g.shift)
 	}
