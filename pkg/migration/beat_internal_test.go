@@ -25,7 +25,7 @@ func (h *moving) SetMaxDowntime(context.Context, string, time.Duration) error { 
 // watching is a monitor in the middle of its job.
 func watching(ctx context.Context) *monitor {
 	s := &Source{cfg: Config{}.WithDefaults(), budget: newBudget(0), ports: SourcePorts{Hypervisor: &moving{}, Reporter: quiet{}}}
-	m := newRun(s, Record{}).newMonitor(nil)
+	m := newRun(s, Record{}).newMonitor()
 	m.asks = newBound(ctx, time.Minute, theAnswer)
 	_ = m.beat(ctx)            // sets the permitted downtime
 	m.r.line.every = time.Hour // it grows for a while

@@ -29,6 +29,7 @@ Whether the guest arrived is not its business: settle asks for the facts.
 */
 type monitor struct {
 	r      *run
+	first  worker  // of the job that was begun here; each beat looks at it
 	worker *worker // nil: the job is the hypervisor's alone
 	call   *worker // the last one, also when it came back without its job; nil: none was begun here
 	policy Policy
@@ -56,9 +57,9 @@ type monitor struct {
 	abortedAt time.Time // when the job was last aborted
 }
 
-func (r *run) newMonitor(w *worker) *monitor {
+func (r *run) newMonitor() *monitor {
 	now := time.Now()
-	return &monitor{r: r, worker: w, call: w, adopts: w == nil, policy: r.policy(), begun: now, quiet: now, keptAt: now, canPostCopy: r.canPostCopy()}
+	return &monitor{r: r, adopts: r.resumed, policy: r.policy(), begun: now, quiet: now, keptAt: now, canPostCopy: r.canPostCopy()}
 }
 
 // policy is what this migration decides by: the request's words before the host's.

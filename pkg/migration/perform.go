@@ -22,22 +22,20 @@ type worker struct {
 }
 
 // startWorker begins to move the guest.
-func (r *run) startWorker(ctx context.Context) *worker {
+func (r *run) startWorker(ctx context.Context, w *worker) {
 	req := r.request()
 	r.noteLimits(limits{req.BandwidthMiB, req.PostCopyMiB})
-	return r.spawnWorker(ctx, func(ctx context.Context) error { return r.s.ports.Hypervisor.Migrate(ctx, req) })
+	r.spawnWorker(ctx, w, func(ctx context.Context) error { return r.s.ports.Hypervisor.Migrate(ctx, req) })
 }
 
 // spawnWorker lets a worker sit in a call.
-func (r *run) spawnWorker(ctx context.Context, call func(context.Context) error) *worker {
-	w := &worker{}
+func (r *run) spawnWorker(ctx context.Context, w *worker, call func(context.Context) error) {
 	w.thread = green.Spawn(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })
 	w.thread.Link(func(t *green.Thread[struct{}]) {
 		_, w.said = t.Wait(ctx)       // inside a link: at once
 		_ = w.finish.Send(struct{}{}) // the only sender
 		r.poke()
 	})
-	return w
 }
 
 // err gives the call's error once it has ended; nil before.
@@ -132,13 +130,13 @@ func (r *run) perform(ctx context.Context) error {
 		return r.aborted()
 	}
 	r.joinBudget()
-	var w *worker
+	m := r.newMonitor()
+	r.monitor = m
 	if !r.resumed {
 		r.forgetJob()
-		w = r.startWorker(ctx)
+		r.startWorker(ctx, &m.first)
+		m.worker, m.call = &m.first, &m.first
 	}
-	m := r.newMonitor(w)
-	r.monitor = m
 	r.s.watched.Add(1)
 	defer r.leaveJob(m)
 	for {

@@ -97,7 +97,9 @@ func (r *run) takeUp(ctx context.Context, rec *recovery, w *worker) (*worker, er
 	}
 	rec.pause = min(rec.pause+c.RetryFirst, c.RetryLimit)
 	req := r.request()
-	return r.spawnWorker(ctx, func(ctx context.Context) error { return r.s.ports.Hypervisor.ResumePostCopy(ctx, req) }), nil
+	next := &worker{}
+	r.spawnWorker(ctx, next, func(ctx context.Context) error { return r.s.ports.Hypervisor.ResumePostCopy(ctx, req) })
+	return next, nil
 }
 
 // needless reports whether the destination's answer leaves nothing to take up: its guest runs
