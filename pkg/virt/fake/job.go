@@ -13,10 +13,8 @@ import (
 func (d *Driver) Job(ctx context.Context, id string) (j virt.Job, err error) {
 	h := d.host
 	if h.faults.active.Load() != 0 {
-		return ask(ctx, d, "Job", id, func() (j virt.Job, err error) {
-			err = d.glanceLocked(id, &j)
-			return j, err
-		})
+		err = d.faultyJob(ctx, id, &j)
+		return j, err
 	}
 	if ctx.Err() != nil {
 		return j, fault.Wrap(context.Cause(ctx), "Job", id)
@@ -27,6 +25,17 @@ func (d *Driver) Job(ctx context.Context, id string) (j virt.Job, err error) {
 		err = d.glanceLocked(id, &j)
 	}
 	return j, err
+}
+
+// faultyJob is Job while there are faults. Its copies stay off the stack of one without.
+//
+//go:noinline
+func (d *Driver) faultyJob(ctx context.Context, id string, j *virt.Job) (err error) {
+	*j, err = ask(ctx, d, "Job", id, func() (j virt.Job, err error) {
+		err = d.glanceLocked(id, &j)
+		return j, err
+	})
+	return err
 }
 
 // glanceLocked reads a guest's job.
