@@ -236,7 +236,7 @@ func (l *lanes) next(ctx context.Context, key string) (context.Context, *turn, <
 	}
 	n.running = first.turn()
 	n.running.overtaken = slices.ContainsFunc(n.waiting, func(w entry) bool { return Admit(first.op, w.op) == TakeOver })
-	tctx, cancel := context.WithCancelCause(ctx)
+	tctx, cancel := context.WithCancelCause(named(ctx, n.running.task)) // outermost, for it is asked often whether it has ended
 	n.running.cancel = cancel
 	return tctx, n.running, nil
 }

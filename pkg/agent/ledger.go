@@ -3,8 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"iter"
-	"maps"
 	"slices"
 	"sort"
 	"sync"
@@ -317,22 +315,23 @@ func (l *ledger) migrations() []migration.Record {
 	return out
 }
 
-// openMigrations gives the records that hold their instance, in no order.
-func (l *ledger) openMigrations() []migration.Record {
+// openMigrations gives the records that hold their instance, in no order, for readers
+// alone: a host may have thousands, and none is copied.
+func (l *ledger) openMigrations() []*migration.Record {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return l.recordsLocked(maps.Keys(l.open))
+	out := make([]*migration.Record, 0, len(l.open))
+	for key := range l.open {
+		out = append(out, l.records[key])
+	}
+	return out
 }
 
 // migrationsOf gives the records that are kept of one instance, in no order.
-func (l *ledger) migrationsOf(id string) []migration.Record {
+func (l *ledger) migrationsOf(id string) (out []migration.Record) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return l.recordsLocked(slices.Values(l.byGuest[id]))
-}
-
-func (l *ledger) recordsLocked(keys iter.Seq[string]) (out []migration.Record) {
-	for key := range keys {
+	for _, key := range l.byGuest[id] {
 		out = append(out, *l.records[key])
 	}
 	return out

@@ -22,12 +22,11 @@ import (
 // that it has its instance's lane. When the agent stops meanwhile, the task stays
 // running in the journal and is taken up at the next start.
 func (a *Agent) carryOut(ctx context.Context, t Task, held bool) {
-	a.carryTurn(ctx, &turn{task: &t, cancel: func(error) {}}, held)
+	a.carryTurn(named(ctx, &t), &turn{task: &t, cancel: func(error) {}}, held)
 }
 
 // carryTurn is carryOut for a lane; false: the task was left for the next start.
 func (a *Agent) carryTurn(ctx context.Context, t *turn, held bool) bool {
-	ctx = named(ctx, t.task)
 	started := time.Now()
 	j := &job{task: t.task, args: t.args, held: held, resumed: t.task.State == api.TaskRunning && !t.begun}
 	err := guarded(ctx, t.task.Method, func() (err error) {

@@ -60,6 +60,9 @@ func (a *Agent) reviews(ctx context.Context) error {
 // had settled.
 func (a *Agent) review(ctx context.Context) {
 	for _, open := range a.ledger.openMigrations() {
+		if !open.Frozen() && !open.Settling {
+			continue
+		}
 		rec, known := a.ledger.record(open.Role, open.Migration.UUID) // the looks before took their time
 		if !known || rec.Role != migration.RoleSource || rec.Ended() || a.source.Conducts(rec) {
 			continue
