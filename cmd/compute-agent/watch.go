@@ -129,10 +129,10 @@ func migrationSteps(ctx context.Context, s *session, id string) ([]api.Migration
 }
 
 func stepTable(w io.Writer, steps []api.MigrationEvent) {
-	t := newTable(w, "AT", "AFTER", "STATUS", "PHASE", "DONE", "FAULT")
+	t := newTable(w, "AT", "AFTER", "STATUS", "PHASE", "MODE", "DONE", "FAULT")
 	for _, e := range steps {
 		m := e.Migration
-		t.row(e.At.Local().Format("15:04:05.000"), short(max(0, e.At.Sub(steps[0].At))), string(m.Status), m.Phase, percent(m), text(m.Fault))
+		t.row(e.At.Local().Format("15:04:05.000"), short(max(0, e.At.Sub(steps[0].At))), string(m.Status), m.Phase, string(m.Mode), percent(m), text(m.Fault))
 	}
 	t.flush("The stream has no event of it any more.")
 }

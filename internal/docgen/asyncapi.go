@@ -158,7 +158,7 @@ func (d *asyncDoc) publications() {
 	}{
 		{"event_task", "compute.event.{host}.task.{id}", "A step of a task: accepted, running, succeeded, failed or refused.", reflect.TypeFor[api.TaskEvent]()},
 		{"event_instance", "compute.event.{host}.instance.{id}", "Something happened to an instance.", reflect.TypeFor[api.InstanceEvent]()},
-		{"event_migration", "compute.event.{host}.migration.{id}", "A migration has a new status or phase.", reflect.TypeFor[api.MigrationEvent]()},
+		{"event_migration", "compute.event.{host}.migration.{id}", "A migration has a new status, phase or mode.", reflect.TypeFor[api.MigrationEvent]()},
 		{"view_hosts", "$KV.COMPUTE_HOSTS.{host}", "A host as it reported last.", reflect.TypeFor[api.HostView]()},
 		{"view_instances", "$KV.COMPUTE_INSTANCES.{host}.{id}", "An instance; where two hosts have it the higher generation is right.", reflect.TypeFor[instance.Instance]()},
 		{"view_migrations", "$KV.COMPUTE_MIGRATIONS.{source}.{id}", "A migration with its progress.", reflect.TypeFor[instance.Migration]()},

@@ -20,7 +20,7 @@ import (
 // journal of its own records. Each method is one transaction.
 type owner struct{ a *Agent }
 
-// Save implements [migration.Journal]. The end of a migration is also told as an event.
+// Save implements [migration.Journal]. What a record says that is new is also told as an event.
 func (o owner) Save(ctx context.Context, r *migration.Record, line []instance.Moment) error {
 	return o.a.ledger.commit(ctx, func(c *change) error { return o.save(c, r, line) })
 }
@@ -31,15 +31,17 @@ func (o owner) Load(role migration.Role, id string) (migration.Record, bool) {
 }
 
 func (o owner) save(c *change, r *migration.Record, line []instance.Moment) error {
+	was, _ := o.a.ledger.record(r.Role, r.Migration.UUID)
 	if err := c.putRecord(r, line); err != nil {
 		return err
 	}
-	if r.Role != migration.RoleSource {
+	m := &r.Migration
+	if r.Role != migration.RoleSource || m.Status == was.Migration.Status && m.Phase == was.Migration.Phase && m.Mode == was.Migration.Mode {
 		return nil
 	}
-	id := r.Migration.UUID
-	return c.event(state.OutEvent{Kind: api.EventMigration, ID: id, MsgID: fmt.Sprintf("%s/%s/%s/%v", id, r.Phase, r.Migration.Status, r.Undoing)},
-		api.MigrationEvent{Migration: r.Migration, At: c.now})
+	return c.event(state.OutEvent{
+		Kind: api.EventMigration, ID: m.UUID, MsgID: fmt.Sprintf("%s/%s/%s/%s/%d", m.UUID, m.Phase, m.Status, m.Mode, r.UpdatedAt.UnixNano()),
+	}, api.MigrationEvent{Migration: *m, At: c.now})
 }
 
 // CanClaim implements [migration.Owner].
