@@ -18,7 +18,7 @@ import (
 // plan is what admission decided for one message, and then what became of it in
 // the journal.
 type plan struct {
-	message rpc.Message
+	message *rpc.Message
 	task    Task
 	op      Op
 	args    any     // decoded
@@ -31,13 +31,13 @@ type plan struct {
 }
 
 // waits reports whether the plan's task is to join its instance's lane.
-func (p plan) waits() bool {
+func (p *plan) waits() bool {
 	return p.known == nil && !p.now && (p.verdict == Queue || p.verdict == TakeOver)
 }
 
 // admit judges a message whose id is not known. lane tells what holds the instance,
 // earlier messages of the same batch included. It changes nothing.
-func (a *Agent) admit(m rpc.Message, style api.Style, sequence uint64, lane func(string) (Op, []Op)) plan {
+func (a *Agent) admit(m *rpc.Message, style api.Style, sequence uint64, lane func(string) (Op, []Op)) plan {
 	t := a.newTask(m, style, sequence)
 	e, err := a.route(m.Method, style)
 	if err == nil && m.RequestID == "" {
@@ -85,7 +85,7 @@ func (a *Agent) again(p plan, known Task) plan {
 	return p
 }
 
-func (a *Agent) newTask(m rpc.Message, style api.Style, sequence uint64) Task {
+func (a *Agent) newTask(m *rpc.Message, style api.Style, sequence uint64) Task {
 	return Task{
 		ID: m.RequestID, Order: a.ledger.order.Add(1), Sequence: sequence, Style: style, Method: m.Method, Args: m.Args, Trace: m.Trace,
 		State: api.TaskAccepted, AcceptedAt: time.Now().UTC(),
@@ -94,7 +94,7 @@ func (a *Agent) newTask(m rpc.Message, style api.Style, sequence uint64) Task {
 
 // refused plans the end of a message that asks for what can't be done. Arguments
 // that are no JSON object are not kept.
-func refused(m rpc.Message, t Task, err error) plan {
+func refused(m *rpc.Message, t Task, err error) plan {
 	t.State, t.Error, t.EndedAt = api.TaskRefused, fault.Wire(fault.Wrap(err, "", "")), time.Now().UTC()
 	if !json.Valid(t.Args) || !bytes.HasPrefix(compact(t.Args), []byte("{")) {
 		t.Args = []byte("{}")

@@ -58,7 +58,7 @@ func (a *Agent) read(ctx context.Context, e endpoint, m rpc.Message) rpc.Reply {
 // perform is a call that changes something: journaled, run in its lane, answered
 // after its end; repeated with the same id it gets the first answer.
 func (a *Agent) perform(ctx context.Context, m rpc.Message) rpc.Reply {
-	plans := []plan{a.admit(m, api.Call, 0, a.lanes.held)}
+	plans := []plan{a.admit(&m, api.Call, 0, a.lanes.held)}
 	if m.RequestID == "" {
 		return plans[0].task.reply()
 	}

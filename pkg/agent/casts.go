@@ -23,28 +23,30 @@ func (a *Agent) admitBatch(batch []rpc.Delivery) ([]plan, error) {
 	}
 	plans := make([]plan, 0, len(batch))
 	first := make(map[string]int, len(batch))
-	var ahead earlier
-	for _, d := range batch {
-		p := plan{message: d.Message, task: Task{Style: api.Cast}}
+	ahead := make(earlier, len(batch))
+	lane := ahead.lane(a)
+	for i := range batch {
+		d := &batch[i]
+		p := plan{message: &d.Message, task: Task{Style: api.Cast}}
 		at, twice := first[d.RequestID]
 		old, isKnown := known[d.RequestID]
 		switch {
-		case twice && d.Malformed == nil && plans[at].task.same(d.Message):
+		case twice && d.Malformed == nil && plans[at].task.same(&d.Message):
 			continue
 		case twice:
 			p = a.again(p, plans[at].task)
 		case isKnown:
 			p = a.again(p, old)
 		case unread[d.RequestID] != nil:
-			p = refused(d.Message, a.newTask(d.Message, api.Cast, d.Sequence), unread[d.RequestID])
+			p = refused(&d.Message, a.newTask(&d.Message, api.Cast, d.Sequence), unread[d.RequestID])
 		default:
-			p = a.admitCast(d, ahead.lane(a))
+			p = a.admitCast(d, lane)
 		}
 		if !twice {
 			first[d.RequestID] = len(plans)
 		}
 		plans = append(plans, p)
-		ahead.note(p)
+		ahead.note(&plans[len(plans)-1])
 	}
 	return plans, nil
 }
@@ -66,39 +68,35 @@ func idsOf(batch []rpc.Delivery) []string {
 // earlier are the operations of a batch that will join each lane.
 type earlier map[string][]Op
 
-func (e *earlier) note(p plan) {
-	if !p.waits() {
-		return
+func (e earlier) note(p *plan) {
+	if p.waits() {
+		e[p.task.Instance] = append(e[p.task.Instance], p.op)
 	}
-	if *e == nil {
-		*e = earlier{}
-	}
-	(*e)[p.task.Instance] = append((*e)[p.task.Instance], p.op)
 }
 
 // lane tells what will hold an instance when the batch has come so far.
-func (e *earlier) lane(a *Agent) func(string) (Op, []Op) {
+func (e earlier) lane(a *Agent) func(string) (Op, []Op) {
 	return func(id string) (Op, []Op) {
 		running, waiting := a.lanes.held(id)
-		return running, append(waiting, (*e)[id]...)
+		return running, append(waiting, e[id]...)
 	}
 }
 
 // admitCast judges one delivery whose id is not known.
-func (a *Agent) admitCast(d rpc.Delivery, lane func(string) (Op, []Op)) plan {
+func (a *Agent) admitCast(d *rpc.Delivery, lane func(string) (Op, []Op)) plan {
 	if d.Malformed != nil {
-		return refused(d.Message, a.newTask(d.Message, api.Cast, d.Sequence), d.Malformed)
+		return refused(&d.Message, a.newTask(&d.Message, api.Cast, d.Sequence), d.Malformed)
 	}
 	expires := d.Expires
 	if expires.IsZero() {
 		expires = d.Sent.Add(a.cfg.CastDefaultExpiry)
 	}
 	if time.Now().After(expires) {
-		return refused(d.Message, a.newTask(d.Message, api.Cast, d.Sequence),
+		return refused(&d.Message, a.newTask(&d.Message, api.Cast, d.Sequence),
 			fault.Newf(fault.Expired, d.Method, d.RequestID, "read after its expiry, %s", expires.UTC().Format(time.RFC3339)).
 				WithHint("nothing was done; send it again if it is still wanted"))
 	}
-	return a.admit(d.Message, api.Cast, d.Sequence, lane)
+	return a.admit(&d.Message, api.Cast, d.Sequence, lane)
 }
 
 // gatherBeat is how often gather looks whether the missing casts have come.

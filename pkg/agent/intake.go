@@ -37,7 +37,7 @@ type intake struct {
 	agent  *Agent
 	reader rpc.CastReader
 	batch  []rpc.Delivery // what could not be taken is taken before anything else is read
-	burst  []plan         // accepted, to be launched
+	burst  []string       // instances whose lanes are to go on: a task was accepted for each
 	since  time.Time      // when the burst began; zero: there is none
 }
 
@@ -81,7 +81,7 @@ func (in *intake) step(ctx context.Context) (err error) {
 		in.batch = nil
 	}
 	if err != nil || !more || in.enough() {
-		in.launch(ctx)
+		in.launch()
 	}
 	return err
 }
@@ -152,7 +152,7 @@ func (in *intake) take(ctx context.Context) error {
 	}
 	for _, p := range plans {
 		if p.waits() && p.verdict == Queue {
-			in.burst = append(in.burst, p)
+			in.burst = append(in.burst, p.task.Instance)
 		} else {
 			a.launch(ctx, p)
 		}
@@ -161,11 +161,11 @@ func (in *intake) take(ctx context.Context) error {
 }
 
 // launch has the lanes go on with what was accepted, and its events told.
-func (in *intake) launch(ctx context.Context) {
+func (in *intake) launch() {
 	in.since = time.Time{}
 	in.agent.ledger.out.letOut()
-	for _, p := range in.burst {
-		in.agent.launch(ctx, p)
+	for _, id := range in.burst {
+		in.agent.lanes.kick(id)
 	}
 	clear(in.burst)
 	in.burst = in.burst[:0]

@@ -69,7 +69,7 @@ func (t Task) AppendJSON(b []byte) ([]byte, error) {
 }
 
 // same reports whether a message asks for what the task was made from.
-func (t Task) same(m rpc.Message) bool {
+func (t Task) same(m *rpc.Message) bool {
 	return t.Method == m.Method && bytes.Equal(compact(t.Args), compact(m.Args))
 }
 
