@@ -98,10 +98,14 @@ func (h *Host) CutGuests(ctx context.Context, cut bool) error {
 }
 
 // Isolate cuts the host off the management network (peers, NATS), or joins it again. Its guests keep their network.
+// A host that is joined again asks anew for the addresses that it asked for in vain: the kernel gives a question up three
+// seconds after it was first asked, and with it whoever has begun to connect since.
 func (h *Host) Isolate(ctx context.Context, cut bool) error {
-	state := "up"
 	if cut {
-		state = "down"
+		return ip(ctx, switches, fmt.Sprintf("link set %s-mgmt down\n", h.Name))
 	}
-	return ip(ctx, switches, fmt.Sprintf("link set %s-mgmt %s\n", h.Name, state))
+	if err := ip(ctx, switches, fmt.Sprintf("link set %s-mgmt up\n", h.Name)); err != nil {
+		return err
+	}
+	return ip(ctx, h.netns, "neighbour flush dev "+mgmtLink+"\n")
 }
