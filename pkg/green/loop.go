@@ -153,14 +153,13 @@ func (l *FixedIntervalLoopingCall[T]) begin(ctx context.Context, every time.Dura
 }
 
 // Wake makes the next run begin at once, and the interval counts from there. While
-// the loop does not run it is kept for the next Start: no InitialDelay then.
+// the loop does not run, or during its last run, it is kept for the next Start: no
+// InitialDelay then.
 func (l *FixedIntervalLoopingCall[T]) Wake() {
 	l.mu.Lock()
-	run, running := l.last, l.running
-	l.woken = !running
-	l.mu.Unlock()
-	if running {
-		run.ask(askedWake)
+	defer l.mu.Unlock()
+	if l.woken = !l.running; l.running {
+		l.last.ask(askedWake) // under the lock: a run that ends now hands it on
 	}
 }
 
@@ -225,7 +224,7 @@ func (l *FixedIntervalLoopingCall[T]) latest() (run *loopRun[T], done <-chan str
 func (l *FixedIntervalLoopingCall[T]) ended(r *loopRun[T]) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.running = false
+	l.running, l.woken = false, r.asked.Load()&askedWake != 0
 	if r.done != nil {
 		close(r.done)
 	}

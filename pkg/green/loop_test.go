@@ -361,6 +361,18 @@ var loopWakeCases = []conformCase{
 		ended(t, ctx, l, "x", nil)
 		b.expect(t, 0, 500)
 	}},
+	{"new, during the last run it is kept for the next Start", func(t *testing.T, ctx context.Context) {
+		b := newBeats()
+		l := startLoop(t, ctx, b.until(1, green.LoopDone("x"), 200*ms), 500*ms)
+		_ = green.Sleep(ctx, 100*ms)
+		l.Wake()
+		ended(t, ctx, l, "x", nil)
+		wantErr(t, "Start", l.Start(ctx, 500*ms, green.InitialDelay(time.Hour)), nil)
+		_ = green.Sleep(ctx, 300*ms)
+		l.Stop()
+		ended(t, ctx, l, "", nil)
+		b.expect(t, 0, 200)
+	}},
 	{"new, beside a channel", func(t *testing.T, ctx context.Context) {
 		b, wake := newBeats(), make(chan struct{})
 		l := startLoop(t, ctx, b.until(4, green.LoopDone("x")), 500*ms, green.WakeOn(wake))
