@@ -127,17 +127,14 @@ func (a *Agent) journal(plans []plan, taken func([]plan)) func(*change) error {
 }
 
 func (a *Agent) write(c *change, p *plan) error {
-	if p.known == nil {
-		known, ok, err := c.task(p.task.ID)
-		switch {
-		case err != nil: // it can't be read: it is not overwritten, and what asks for it is told
-			*p = refused(p.message, p.task, err)
-			p.known, p.clash = &Task{ID: p.task.ID}, true
-		case ok:
-			*p = a.again(*p, known)
-		default:
-			return a.take(c, p)
-		}
+	switch known, ok, err := c.task(p.task.ID); {
+	case err != nil: // it can't be read: it is not overwritten, and what asks for it is told
+		*p = refused(p.message, p.task, err)
+		p.known, p.clash = &Task{ID: p.task.ID}, true
+	case ok: // as it is now: it may have gone on since admission read it
+		*p = a.again(*p, known)
+	case p.known == nil:
+		return a.take(c, p)
 	}
 	if p.task.Style != api.Cast {
 		return nil
