@@ -528,6 +528,7 @@ func TestSoftAmongOtherPeople(t *testing.T) {
 			for _, timer := range timers {
 				timer.Stop()
 			}
+			synctest.Wait() // whoever it heard of its end from has counted it
 			now := r.look()
 			switch {
 			case err != nil && now.State != virt.Paused:
