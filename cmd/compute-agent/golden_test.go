@@ -77,7 +77,7 @@ func TestHelp(t *testing.T) {
 func TestMigrationWords(t *testing.T) {
 	words := map[string][]string{
 		"policy":      instance.Policies(),
-		"compression": append(instance.Compressions(), instance.CompressNone),
+		"compression": instance.CompressionWords(),
 	}
 	root := newApp(strings.NewReader(""), &bytes.Buffer{}, &bytes.Buffer{}, nil).root
 	for path, flags := range map[string][]string{

@@ -52,7 +52,7 @@ func (a *app) moveFlags(c *cobra.Command) *moveFlags {
 	a.must(c.MarkFlagRequired("to"))
 	a.must(c.RegisterFlagCompletionFunc("to", a.completeHosts))
 	a.must(c.RegisterFlagCompletionFunc("policy", cobra.FixedCompletions(instance.Policies(), cobra.ShellCompDirectiveNoFileComp)))
-	a.must(c.RegisterFlagCompletionFunc("compression", cobra.FixedCompletions(append(instance.Compressions(), instance.CompressNone), cobra.ShellCompDirectiveNoFileComp)))
+	a.must(c.RegisterFlagCompletionFunc("compression", cobra.FixedCompletions(instance.CompressionWords(), cobra.ShellCompDirectiveNoFileComp)))
 	a.must(c.RegisterFlagCompletionFunc("priority", cobra.FixedCompletions([]string{api.PriorityUser, api.PriorityDrain}, cobra.ShellCompDirectiveNoFileComp)))
 	return m
 }

@@ -189,7 +189,7 @@ func TestTable(t *testing.T) {
 func TestMigrationWords(t *testing.T) {
 	words := map[string][]string{
 		"migration.policy":      instance.Policies(),
-		"migration.compression": append(instance.Compressions(), instance.CompressNone),
+		"migration.compression": instance.CompressionWords(),
 	}
 	for _, o := range config.Options() {
 		if want, ok := words[o.Key]; ok && !slices.Equal(slices.Sorted(slices.Values(o.OneOf)), slices.Sorted(slices.Values(want))) {

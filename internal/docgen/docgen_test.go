@@ -70,7 +70,7 @@ func TestMigrationWords(t *testing.T) {
 	}
 	for field, words := range map[string][]string{
 		"MigrateArgs.Policy":      instance.Policies(),
-		"MigrateArgs.Compression": append(instance.Compressions(), instance.CompressNone),
+		"MigrateArgs.Compression": instance.CompressionWords(),
 	} {
 		have := strings.FieldsFunc(said[field], func(r rune) bool { return strings.ContainsRune(" ,;:", r) })
 		for _, word := range words {

@@ -95,10 +95,13 @@ const (
 // CompressNone is the word for none of them, also where the host has a default.
 const CompressNone = "none"
 
-// Compressions gives the names that there are; CompressNone is the name of none.
+// Compressions gives the names that there are.
 func Compressions() []string {
 	return []string{CompressXBZRLE, CompressMT, CompressZlib, CompressZstd}
 }
+
+// CompressionWords gives what a request or a host's options may say: a name, or CompressNone.
+func CompressionWords() []string { return append(Compressions(), CompressNone) }
 
 // Amount counts bytes of one kind.
 type Amount struct {

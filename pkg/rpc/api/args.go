@@ -94,16 +94,13 @@ func (a MigrateArgs) Check() error {
 		return fault.Newf(fault.InvalidArgument, "", "priority", "%q: use user or drain", a.Priority)
 	case a.ParallelConnections < 0 || a.ParallelConnections > 64:
 		return fault.Newf(fault.InvalidArgument, "", "parallel_connections", "%d is not between 0 and 64", a.ParallelConnections)
-	case a.Compression != "" && !slices.Contains(compressions(), a.Compression):
-		return fault.Newf(fault.InvalidArgument, "", "compression", "%q: use %s", a.Compression, anyOf(compressions()))
+	case a.Compression != "" && !slices.Contains(instance.CompressionWords(), a.Compression):
+		return fault.Newf(fault.InvalidArgument, "", "compression", "%q: use %s", a.Compression, anyOf(instance.CompressionWords()))
 	case a.CompletionTimeoutSeconds < 0:
 		return fault.Newf(fault.InvalidArgument, "", "completion_timeout_seconds", "%d is negative", a.CompletionTimeoutSeconds)
 	}
 	return nil
 }
-
-// compressions are the words that a request may say of its memory's.
-func compressions() []string { return append(instance.Compressions(), instance.CompressNone) }
 
 // anyOf lists words as a sentence does: a, b or c.
 func anyOf(words []string) string {
