@@ -42,6 +42,8 @@ var (
 	ErrLoopDoneType = errors.New("green: LoopDone value is not of the loop's type")
 	// ErrLoopInterval refuses a negative interval or initial delay.
 	ErrLoopInterval = errors.New("green: intervals of a loop cannot be negative")
+	// ErrLoopPaced refuses WakeOn together with PacedBy; use Wake.
+	ErrLoopPaced = errors.New("green: a loop that a metronome paces listens to no channel; use Wake instead of WakeOn")
 	// ErrLoopOverrun reports a beat that took longer than the interval, from
 	// 5 ms up. It goes to the logger only; the loop goes on.
 	ErrLoopOverrun = errors.New("green: loop's function took longer than its interval")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/green"
@@ -269,6 +270,32 @@ func ExampleFixedIntervalLoopingCall_Wake() {
 	// 1
 	// 1
 	// 0 <nil>
+}
+
+// A thousand guests are looked at twice a second, by one goroutine as long as no look
+// blocks.
+func ExampleMetronome() {
+	ctx := context.Background()
+	metronome := green.NewMetronome()
+	var looks atomic.Int64
+	var guests []*green.FixedIntervalLoopingCall[int]
+	for range 1000 {
+		l := green.NewFixedIntervalLoopingCall[int](func(context.Context) error {
+			looks.Add(1)
+			return green.LoopDone(1)
+		})
+		_ = l.Start(ctx, 500*time.Millisecond, green.PacedBy(metronome))
+		guests = append(guests, l)
+	}
+	for _, l := range guests {
+		_, _ = l.Wait(ctx)
+	}
+	fmt.Println(looks.Load())
+	err := guests[0].Start(ctx, time.Hour, green.PacedBy(metronome), green.WakeOn(make(chan struct{})))
+	fmt.Println(errors.Is(err, green.ErrLoopPaced))
+	// Output:
+	// 1000
+	// true
 }
 
 // The value of LoopDone must be of the loop's type.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"reflect"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -35,16 +34,19 @@ type FixedIntervalLoopingCall[T any] struct {
 	last    *loopRun[T] // of the latest Start; nil before the first
 }
 
-// loopRun is one Start, until its end. It sleeps on its timer: whoever cuts a sleep
-// short says why in asked, and sets the timer to now.
+// loopRun is one Start, until its end. It sleeps on its timer, or in its metronome's line:
+// whoever cuts a sleep short says why in asked, and then ends it.
 type loopRun[T any] struct {
+	seat
+
 	call    *FixedIntervalLoopingCall[T]
-	ctx     context.Context //nolint:containedctx // the run lives exactly as long as its goroutine
+	ctx     context.Context //nolint:containedctx // the run lives exactly as long as its loop
 	every   time.Duration
 	options loopOptions
 	begun   time.Time
-	timer   *time.Timer
-	asked   atomic.Uint32 // what asked... says
+	next    time.Time   // when it is to run
+	timer   *time.Timer // nil: it has a metronome
+	detach  func() bool // from the context
 
 	done  chan struct{} // closed at the end, after value and err are written; nil until somebody waits; guarded by call.mu
 	value T
@@ -63,6 +65,7 @@ type loopOptions struct {
 	keepGoing    bool
 	timeout      time.Duration
 	wakes        []<-chan struct{}
+	metronome    *Metronome
 }
 
 // A LoopOption changes how a looping call is started.
@@ -90,6 +93,14 @@ func WakeOn(ch <-chan struct{}) LoopOption {
 	return func(o *loopOptions) { o.wakes = append(o.wakes, ch) }
 }
 
+// PacedBy has the runs carried out by a metronome's workers, beside those of other loops,
+// instead of a goroutine of this one's own. It is for many loops whose runs are short; one
+// that blocks holds up the others for a few milliseconds at most. It doesn't go together with
+// WakeOn, for nobody could listen: Start gives ErrLoopPaced; use Wake.
+func PacedBy(m *Metronome) LoopOption {
+	return func(o *loopOptions) { o.metronome = m }
+}
+
 // loopDoneError is the error by which a looped function ends its loop.
 type loopDoneError struct{ value any }
 
@@ -111,7 +122,7 @@ func NewFixedIntervalLoopingCall[T any](fn func(context.Context) error) *FixedIn
 // started anew as soon as Wait has returned.
 func (l *FixedIntervalLoopingCall[T]) Start(ctx context.Context, every time.Duration, opts ...LoopOption) error {
 	run, err := l.begin(ctx, every, opts)
-	if err == nil {
+	if err == nil && !run.isPaced() {
 		go run.loop()
 	}
 	return err
@@ -119,38 +130,73 @@ func (l *FixedIntervalLoopingCall[T]) Start(ctx context.Context, every time.Dura
 
 // Run is Start and Wait in one: the caller's own goroutine becomes the loop, where
 // another one, with a stack of its own, would only be waited for. Stop ends it from
-// elsewhere. A function that leaves by Goexit takes the caller along.
+// elsewhere. A function that leaves by Goexit takes the caller along, unless a
+// metronome's worker has called it.
 func (l *FixedIntervalLoopingCall[T]) Run(ctx context.Context, every time.Duration, opts ...LoopOption) (T, error) {
 	run, err := l.begin(ctx, every, opts)
 	if err != nil {
 		var zero T
 		return zero, err
 	}
-	run.loop()
+	if run.isPaced() {
+		<-run.done
+	} else {
+		run.loop()
+	}
 	return run.value, run.err
 }
 
-// begin marks the call as running.
+// begin marks the call as running. A metronome has its run from then on.
 func (l *FixedIntervalLoopingCall[T]) begin(ctx context.Context, every time.Duration, opts []LoopOption) (*loopRun[T], error) {
 	run := &loopRun[T]{call: l, ctx: ctx, every: every}
 	for _, opt := range opts {
 		opt(&run.options)
 	}
-	if every < 0 || run.options.initialDelay < 0 {
-		return nil, fmt.Errorf("%w: every %v, initial delay %v", ErrLoopInterval, every, run.options.initialDelay)
+	if err := run.options.check(every); err != nil {
+		return nil, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.running {
 		return nil, ErrLoopRunning
 	}
-	run.begun, run.timer = time.Now(), time.NewTimer(every)
-	if l.woken {
-		run.asked.Store(askedWake)
-	}
+	run.begin(l.woken)
 	l.running, l.woken, l.last = true, false, run
+	if run.isPaced() {
+		run.done = make(chan struct{})
+		run.options.metronome.join(run, run.next)
+	}
 	return run, nil
 }
+
+func (o *loopOptions) check(every time.Duration) error {
+	switch {
+	case every < 0 || o.initialDelay < 0:
+		return fmt.Errorf("%w: every %v, initial delay %v", ErrLoopInterval, every, o.initialDelay)
+	case o.metronome != nil && len(o.wakes) > 0:
+		return ErrLoopPaced
+	}
+	return nil
+}
+
+// begin makes the run ready for its first turn.
+func (r *loopRun[T]) begin(woken bool) {
+	r.err = ErrGoexit // unless the function lets us say otherwise
+	r.begun = time.Now()
+	r.next = r.begun.Add(r.options.initialDelay)
+	if woken {
+		r.asked.Store(askedWake)
+	}
+	if !r.isPaced() {
+		r.timer = time.NewTimer(r.every)
+	}
+	r.due = away
+	r.detach = context.AfterFunc(r.ctx, func() { r.ask(askedEnd) })
+}
+
+func (r *loopRun[T]) isPaced() bool { return r.options.metronome != nil }
+
+func (r *loopRun[T]) place() *seat { return &r.seat }
 
 // Wake makes the next run begin at once, and the interval counts from there. While
 // the loop does not run, or during its last run, it is kept for the next Start: no
@@ -178,6 +224,10 @@ func (l *FixedIntervalLoopingCall[T]) Stop() {
 // ask cuts a sleep short, this one or the next.
 func (r *loopRun[T]) ask(what uint32) {
 	r.asked.Or(what)
+	if r.isPaced() { // after the mark, which is looked at when the run takes its seat
+		r.options.metronome.hurry(r)
+		return
+	}
 	r.timer.Reset(0) // after the mark, which a loop that sets its timer looks at afterwards
 }
 
@@ -230,61 +280,69 @@ func (l *FixedIntervalLoopingCall[T]) ended(r *loopRun[T]) {
 	}
 }
 
-// loop is the life of the loop's goroutine.
+// loop is the life of a loop that has a goroutine.
 func (r *loopRun[T]) loop() {
-	r.err = ErrGoexit // unless the function lets us say otherwise
-	detach := context.AfterFunc(r.ctx, func() { r.ask(askedEnd) })
-	defer func() {
-		if errors.Is(r.err, ErrGoexit) {
-			report(r.ctx, "looping call's function did not return", r.err)
-		}
-		detach()
-		r.timer.Stop()
-		r.call.ended(r)
-	}()
-	wakes := mergeWakes(r)
-	next := r.begun.Add(r.options.initialDelay)
-	for late := time.Since(next); ; {
-		started, goes := r.pause(next, late, &wakes)
-		if !goes {
-			return
-		}
-		if err := guarded(r.ctx, r.call.fn); r.over(err) {
-			return
-		}
-		next = started.Add(r.every)
-		if late = time.Since(next); late >= reportOverrunFrom {
-			report(r.ctx, "looping call is late", fmt.Errorf("%w of %v by %v", ErrLoopOverrun, r.every, late))
-		}
+	defer r.leave()
+	for wakes := mergeWakes(r); r.pause(&wakes) && r.run(); {
 	}
+}
+
+// turn is one run of a loop that has a metronome.
+func (r *loopRun[T]) turn() (next time.Time, goes bool) {
+	defer func() {
+		if !goes {
+			r.leave()
+		}
+	}()
+	goes = !r.interrupted() && r.run()
+	return r.next, goes
+}
+
+// leave is the end of a loop, also when its function left by Goexit.
+func (r *loopRun[T]) leave() {
+	if errors.Is(r.err, ErrGoexit) {
+		report(r.ctx, "looping call's function did not return", r.err)
+	}
+	r.detach()
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	r.call.ended(r)
+}
+
+// run calls the function once; false: it was the last time.
+func (r *loopRun[T]) run() bool {
+	if r.asked.Load() != 0 {
+		r.asked.And(^askedWake)
+	}
+	r.next = time.Now().Add(r.every)
+	if err := guarded(r.ctx, r.call.fn); r.over(err) {
+		return false
+	}
+	if late := time.Since(r.next); late >= reportOverrunFrom {
+		report(r.ctx, "looping call is late", fmt.Errorf("%w of %v by %v", ErrLoopOverrun, r.every, late))
+	}
+	return true
 }
 
 // directWakes is how many channels a loop listens to by itself.
 const directWakes = 2
 
-// pause waits until next, which is late by now, or for a wake-up, and gives the time
-// at which the run begins. goes is false, with the outcome set, if the loop was stopped
-// or its context ended.
-func (r *loopRun[T]) pause(next time.Time, late time.Duration, wakes *[directWakes]<-chan struct{}) (now time.Time, goes bool) {
-	if late >= 0 {
+// pause waits for the next run, or for a wake-up; false, with the outcome set, if the
+// loop was stopped or its context ended.
+func (r *loopRun[T]) pause(wakes *[directWakes]<-chan struct{}) bool {
+	left := time.Until(r.next)
+	if left <= 0 {
 		if r.interrupted() {
-			return now, false
+			return false
 		}
 		_ = Sleep(r.ctx, 0) // yields; how the context is doing is asked next
-		now = time.Now()
 	}
-	for woken := false; late < 0 && !woken; late = now.Sub(next) { // who asked for the last run may set the timer late
-		r.timer.Reset(-late)
+	for woken := false; left > 0 && !woken; left = time.Until(r.next) { // who asked for the last run may set the timer late
+		r.timer.Reset(left)
 		woken = r.asked.Load() != 0 || r.sleep(wakes) || r.asked.Load() != 0
-		now = time.Now()
 	}
-	if r.interrupted() {
-		return now, false
-	}
-	if r.asked.Load() != 0 {
-		r.asked.And(^askedWake)
-	}
-	return now, true
+	return !r.interrupted()
 }
 
 // sleep waits for the timer, or a channel that wakes; then it is true.

@@ -55,10 +55,36 @@ type loop = green.FixedIntervalLoopingCall[string]
 func startLoop(t *testing.T, ctx context.Context, fn func(context.Context) error, every time.Duration, opts ...green.LoopOption) *loop {
 	t.Helper()
 	l := green.NewFixedIntervalLoopingCall[string](fn)
-	if err := l.Start(ctx, every, opts...); err != nil {
+	if err := start(ctx, l, every, opts...); err != nil {
 		t.Fatalf("Start: %v", err)
 	}
 	return l
+}
+
+// start starts a loop in the way that is being tested.
+func start[T any](ctx context.Context, l *green.FixedIntervalLoopingCall[T], every time.Duration, opts ...green.LoopOption) error {
+	return l.Start(ctx, every, pacing(ctx, opts)...)
+}
+
+type metronomeKey struct{}
+
+// pacing adds the metronome of a test that has one.
+func pacing(ctx context.Context, opts []green.LoopOption) []green.LoopOption {
+	if m, ok := ctx.Value(metronomeKey{}).(*green.Metronome); ok {
+		return append(opts, green.PacedBy(m))
+	}
+	return opts
+}
+
+// bothWays runs cases with loops that have a goroutine of their own, and with loops that
+// share a metronome.
+func bothWays(t *testing.T, cases []conformCase) {
+	conform(t, cases)
+	for _, c := range cases {
+		conform(t, []conformCase{{c.source + ", paced", func(t *testing.T, ctx context.Context) {
+			c.run(t, context.WithValue(ctx, metronomeKey{}, green.NewMetronome()))
+		}}})
+	}
 }
 
 func ended(t *testing.T, ctx context.Context, l *loop, wantV string, wantE error) {
@@ -72,7 +98,7 @@ func ended(t *testing.T, ctx context.Context, l *loop, wantV string, wantE error
 
 const ms = time.Millisecond
 
-func TestLoop(t *testing.T) { conform(t, loopCases) }
+func TestLoop(t *testing.T) { bothWays(t, loopCases) }
 
 var loopCases = []conformCase{
 	{"loopingcall FixedInterval.test_return_true", func(t *testing.T, ctx context.Context) {
@@ -80,7 +106,7 @@ var loopCases = []conformCase{
 	}},
 	{"loopingcall FixedInterval.test_return_false", func(t *testing.T, ctx context.Context) {
 		l := green.NewFixedIntervalLoopingCall[bool](newBeats().until(1, green.LoopDone(false)))
-		wantErr(t, "Start", l.Start(ctx, time.Second), nil)
+		wantErr(t, "Start", start(ctx, l, time.Second), nil)
 		v, err := l.Wait(ctx)
 		want(t, "Wait", v, false)
 		wantErr(t, "Wait", err, nil)
@@ -102,7 +128,7 @@ var loopCases = []conformCase{
 	}},
 	{"loopingcall FixedInterval.test_no_double_start", func(t *testing.T, ctx context.Context) {
 		l := startLoop(t, ctx, newBeats().until(3, green.LoopDone("x")), time.Second)
-		wantErr(t, "Start", l.Start(ctx, time.Second), green.ErrLoopRunning)
+		wantErr(t, "Start", start(ctx, l, time.Second), green.ErrLoopRunning)
 		ended(t, ctx, l, "x", nil)
 	}},
 	{"loopingcall FixedInterval.test_no_double_stop", func(t *testing.T, ctx context.Context) {
@@ -165,8 +191,8 @@ var loopCases = []conformCase{
 		ended(t, ctx, startLoop(t, ctx, b.until(3, green.LoopDone("x")), 0), "x", nil)
 		b.expect(t, 0, 0, 0)
 		l := green.NewFixedIntervalLoopingCall[string](b.until(99, nil))
-		wantErr(t, "Start", l.Start(ctx, -1), green.ErrLoopInterval)
-		wantErr(t, "Start", l.Start(ctx, 1, green.InitialDelay(-1)), green.ErrLoopInterval)
+		wantErr(t, "Start", start(ctx, l, -1), green.ErrLoopInterval)
+		wantErr(t, "Start", start(ctx, l, 1, green.InitialDelay(-1)), green.ErrLoopInterval)
 		_, err := l.Wait(ctx)
 		wantErr(t, "Wait", err, green.ErrLoopNotBegun)
 	}},
@@ -175,7 +201,7 @@ var loopCases = []conformCase{
 		l.Stop()
 		_, err := l.Wait(ctx)
 		wantErr(t, "Wait", err, green.ErrLoopNotBegun)
-		wantErr(t, "Start", l.Start(ctx, time.Second), nil)
+		wantErr(t, "Start", start(ctx, l, time.Second), nil)
 		ended(t, ctx, l, "x", nil)
 	}},
 	{"probe, errors end it, keep-going and LoopingCallDone too", func(t *testing.T, ctx context.Context) {
@@ -187,7 +213,7 @@ var loopCases = []conformCase{
 	{"new, a value of another type", func(t *testing.T, ctx context.Context) {
 		ended(t, ctx, startLoop(t, ctx, newBeats().until(1, green.LoopDone(5)), time.Second), "", green.ErrLoopDoneType)
 		anything := green.NewFixedIntervalLoopingCall[any](newBeats().until(1, green.LoopDone[any](nil)))
-		wantErr(t, "Start", anything.Start(ctx, time.Second), nil)
+		wantErr(t, "Start", start(ctx, anything, time.Second), nil)
 		_, err := anything.Wait(ctx)
 		wantErr(t, "Wait for nil", err, nil)
 	}},
@@ -226,7 +252,7 @@ var loopStopCases = []conformCase{
 		l := startLoop(t, ctx, b.until(99, nil, 10*time.Second), time.Second)
 		_ = green.Sleep(ctx, time.Second)
 		l.Stop()
-		wantErr(t, "Start", l.Start(ctx, time.Second), green.ErrLoopRunning)
+		wantErr(t, "Start", start(ctx, l, time.Second), green.ErrLoopRunning)
 		ended(t, ctx, l, "", nil)
 		want(t, "took", time.Since(b.begun), 10*time.Second)
 		b.expect(t, 0)
@@ -236,17 +262,17 @@ var loopStopCases = []conformCase{
 		var inside error
 		l = green.NewFixedIntervalLoopingCall[string](func(context.Context) error {
 			l.Stop()
-			inside = l.Start(ctx, time.Second)
+			inside = start(ctx, l, time.Second)
 			return nil
 		})
-		wantErr(t, "Start", l.Start(ctx, time.Second), nil)
+		wantErr(t, "Start", start(ctx, l, time.Second), nil)
 		ended(t, ctx, l, "", nil)
 		wantErr(t, "Start inside", inside, green.ErrLoopRunning)
 	}},
 	{"probe, started again as soon as Wait returned", func(t *testing.T, ctx context.Context) {
 		l := green.NewFixedIntervalLoopingCall[string](func(context.Context) error { return green.LoopDone("x") })
 		for range 100 {
-			wantErr(t, "Start", l.Start(ctx, time.Second), nil)
+			wantErr(t, "Start", start(ctx, l, time.Second), nil)
 			ended(t, ctx, l, "x", nil)
 		}
 	}},
@@ -267,8 +293,7 @@ var loopStopCases = []conformCase{
 		log.expectNone(t)
 	}},
 	{"new, nothing is left after Stop and Wait", func(t *testing.T, ctx context.Context) {
-		a, b := make(chan struct{}), make(chan struct{})
-		l := startLoop(t, ctx, newBeats().until(99, nil), time.Second, green.WakeOn(a), green.WakeOn(b))
+		l := startLoop(t, ctx, newBeats().until(99, nil), time.Second)
 		_ = green.Sleep(ctx, time.Minute)
 		l.Stop()
 		ended(t, ctx, l, "", nil) // the bubble fails on a goroutine that stays
@@ -331,9 +356,26 @@ var loopWakeOnCases = []conformCase{
 		ended(t, ctx, l, "x", nil)
 		b.expect(t, 0, 100, 200, 300, 800)
 	}},
+	{"new, nothing is left after Stop and Wait", func(t *testing.T, ctx context.Context) {
+		a, b := make(chan struct{}), make(chan struct{})
+		l := startLoop(t, ctx, newBeats().until(99, nil), time.Second, green.WakeOn(a), green.WakeOn(b))
+		_ = green.Sleep(ctx, time.Minute)
+		l.Stop()
+		ended(t, ctx, l, "", nil) // the bubble fails on a goroutine that stays
+	}},
+	{"new, Wake beside a channel", func(t *testing.T, ctx context.Context) {
+		b, wake := newBeats(), make(chan struct{})
+		l := startLoop(t, ctx, b.until(4, green.LoopDone("x")), 500*ms, green.WakeOn(wake))
+		_ = green.Sleep(ctx, 100*ms)
+		l.Wake()
+		_ = green.Sleep(ctx, 100*ms)
+		wake <- struct{}{}
+		ended(t, ctx, l, "x", nil)
+		b.expect(t, 0, 100, 200, 700)
+	}},
 }
 
-func TestLoopWake(t *testing.T) { conform(t, loopWakeCases) }
+func TestLoopWake(t *testing.T) { bothWays(t, loopWakeCases) }
 
 var loopWakeCases = []conformCase{
 	{"new, a beat at once, from which the interval counts", func(t *testing.T, ctx context.Context) {
@@ -357,7 +399,7 @@ var loopWakeCases = []conformCase{
 		b := newBeats()
 		l := green.NewFixedIntervalLoopingCall[string](b.until(2, green.LoopDone("x")))
 		l.Wake()
-		wantErr(t, "Start", l.Start(ctx, 500*ms, green.InitialDelay(time.Hour)), nil)
+		wantErr(t, "Start", start(ctx, l, 500*ms, green.InitialDelay(time.Hour)), nil)
 		ended(t, ctx, l, "x", nil)
 		b.expect(t, 0, 500)
 	}},
@@ -367,21 +409,11 @@ var loopWakeCases = []conformCase{
 		_ = green.Sleep(ctx, 100*ms)
 		l.Wake()
 		ended(t, ctx, l, "x", nil)
-		wantErr(t, "Start", l.Start(ctx, 500*ms, green.InitialDelay(time.Hour)), nil)
+		wantErr(t, "Start", start(ctx, l, 500*ms, green.InitialDelay(time.Hour)), nil)
 		_ = green.Sleep(ctx, 300*ms)
 		l.Stop()
 		ended(t, ctx, l, "", nil)
 		b.expect(t, 0, 200)
-	}},
-	{"new, beside a channel", func(t *testing.T, ctx context.Context) {
-		b, wake := newBeats(), make(chan struct{})
-		l := startLoop(t, ctx, b.until(4, green.LoopDone("x")), 500*ms, green.WakeOn(wake))
-		_ = green.Sleep(ctx, 100*ms)
-		l.Wake()
-		_ = green.Sleep(ctx, 100*ms)
-		wake <- struct{}{}
-		ended(t, ctx, l, "x", nil)
-		b.expect(t, 0, 100, 200, 700)
 	}},
 	{"new, it does not keep a loop that was stopped", func(t *testing.T, ctx context.Context) {
 		b := newBeats()
