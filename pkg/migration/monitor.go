@@ -87,7 +87,7 @@ func (m *monitor) watch(ctx context.Context) error {
 		first = spread(m.r.id, every)
 	}
 	m.quiet, m.failedAt, m.asks = time.Now(), time.Time{}, newBound(ctx, m.r.s.cfg.HypervisorWait, theAnswer)
-	_, err := m.r.beats.Run(ctx, every, green.InitialDelay(first))
+	_, err := m.r.beats.Run(ctx, every, green.InitialDelay(first), green.PacedBy(m.r.s.metronome))
 	return causeOf(ctx, err)
 }
 

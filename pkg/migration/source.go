@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
+	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/instance"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 	"github.com/compute-agent/compute-agent/pkg/virt"
@@ -31,7 +32,8 @@ type Source struct {
 	budget *budget
 	cancel func() // of the subscription
 
-	watched atomic.Int64 // migrations that have a monitor
+	metronome *green.Metronome // carries out the beats of the monitors
+	watched   atomic.Int64     // migrations that have a monitor
 
 	mu   sync.Mutex
 	runs map[string]*run // in progress, by instance
@@ -41,7 +43,7 @@ type Source struct {
 func NewSource(cfg Config, ports SourcePorts) *Source {
 	cfg = cfg.WithDefaults()
 	s := &Source{
-		cfg: cfg, ports: ports, slots: newSlots(cfg.OutboundSlots), table: sourceTable(), budget: newBudget(cfg.BudgetMiB),
+		cfg: cfg, ports: ports, slots: newSlots(cfg.OutboundSlots), table: sourceTable(), budget: newBudget(cfg.BudgetMiB), metronome: green.NewMetronome(),
 		runs: map[string]*run{},
 	}
 	s.cancel = ports.Hypervisor.Subscribe(s.hear)
