@@ -1,6 +1,8 @@
 package green
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -9,6 +11,7 @@ import (
 const (
 	relieveAfter = 2 * time.Millisecond // how long a run may hold up others before more workers come
 	manyWorkers  = 16                   // more of them come only when runs block for longer than that
+	sparePlaces  = 64                   // in the line, for those that count no more
 )
 
 /*
@@ -37,6 +40,7 @@ type Metronome struct {
 
 	mu      sync.Mutex // guards what follows and every seat
 	line    line
+	loops   int // that have joined and not ended
 	workers int
 	fresh   int           // those of them who have not begun yet
 	turns   int           // runs that have returned since the last look
@@ -76,6 +80,7 @@ const away time.Duration = -1
 func (m *Metronome) join(p paced, first time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.loops++
 	m.seatLocked(p, first)
 }
 
@@ -83,7 +88,7 @@ func (m *Metronome) join(p paced, first time.Time) {
 func (m *Metronome) hurry(p paced) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if p.place().due != away {
+	if p.place().due > time.Since(m.begun) {
 		m.seatLocked(p, time.Time{})
 	}
 }
@@ -95,7 +100,9 @@ func (m *Metronome) seatLocked(p paced, next time.Time) {
 	if s.asked.Load() != 0 {
 		s.due = now
 	}
-	m.line.push(appointment{s.due, p})
+	if m.line.push(appointment{s.due, p}); len(m.line) > 2*m.loops+sparePlaces {
+		m.line.sweep()
+	}
 	switch {
 	case m.waits && s.due < m.until:
 		m.until = s.due
@@ -121,6 +128,7 @@ func (m *Metronome) work() {
 	defer func() {
 		if left { // by runtime.Goexit, in the middle of a run: another one goes on
 			m.mu.Lock()
+			m.loops--
 			m.hireLocked()
 		}
 		m.workers--
@@ -162,6 +170,8 @@ func (m *Metronome) goOnLocked() bool {
 	m.turns++
 	if goes {
 		m.seatLocked(first.who, next)
+	} else {
+		m.loops--
 	}
 	return true
 }
@@ -228,6 +238,12 @@ func (l *line) first() (appointment, bool) {
 		l.pop()
 	}
 	return appointment{}, false
+}
+
+// sweep drops the appointments that count no more. Each wake-up leaves one.
+func (l *line) sweep() {
+	*l = slices.DeleteFunc(*l, func(a appointment) bool { return a.who.place().due != a.at })
+	slices.SortFunc(*l, func(a, b appointment) int { return cmp.Compare(a.at, b.at) }) // which is a heap
 }
 
 func (l *line) push(a appointment) {

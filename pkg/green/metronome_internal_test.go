@@ -74,3 +74,35 @@ func TestLine(t *testing.T) {
 		}
 	}
 }
+
+// However often loops are woken, the line stays as long as there are loops.
+func TestLineStaysShort(t *testing.T) {
+	m := NewMetronome()
+	m.workers, m.waits, m.until = 1, true, away // who never comes
+	all := make([]*holder, 100)
+	for i := range all {
+		all[i] = &holder{}
+		m.join(all[i], time.Now().Add(time.Hour))
+	}
+	const most = 2*100 + sparePlaces
+	for range 1000 {
+		for _, h := range all {
+			h.due = time.Hour // it ran, and has taken its seat again
+			m.hurry(h)
+			m.hurry(h) // it is due already
+		}
+		if len(m.line) > most {
+			t.Fatalf("%d places for %d loops", len(m.line), len(all))
+		}
+	}
+	m.line.sweep()
+	last := time.Duration(0)
+	for n := range all {
+		a, ok := m.line.first()
+		if !ok || a.at < last {
+			t.Fatalf("place %d: %v after %v, %t", n, a.at, last, ok)
+		}
+		last = a.at
+		m.line.pop()
+	}
+}
