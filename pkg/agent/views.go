@@ -175,7 +175,7 @@ func (a *Agent) show(ctx context.Context, keys []viewKey) error {
 // progress nor short tasks flood the bus.
 func (a *Agent) publishViews(ctx context.Context) error {
 	pause := a.cfg.RetryFirst
-	var list listTrouble
+	said := newViewTroubles()
 	for {
 		select {
 		case <-a.views.wake:
@@ -185,7 +185,7 @@ func (a *Agent) publishViews(ctx context.Context) error {
 		round := a.views.turn()
 		err := green.Sleep(ctx, a.cfg.ViewInterval)
 		if err == nil {
-			err = a.publishRound(ctx, round, &list)
+			err = a.publishRound(ctx, round, said)
 		}
 		if err == nil {
 			pause = a.cfg.RetryFirst
@@ -198,41 +198,55 @@ func (a *Agent) publishViews(ctx context.Context) error {
 	}
 }
 
-func (a *Agent) publishRound(ctx context.Context, round uint64, list *listTrouble) error {
+func (a *Agent) publishRound(ctx context.Context, round uint64, said *viewTroubles) error {
 	keys, stale, more := a.views.due(round)
 	if more {
 		signal(a.views.wake)
 	}
-	var unlisted error
+	var unlisted, unwritten error
 	if stale {
 		if unlisted = a.refreshViews(ctx); unlisted != nil {
 			a.views.renew()
 		}
-		list.tell(ctx, unlisted)
+		said.list.tell(ctx, unlisted)
 	}
 	for part := range slices.Chunk(keys, viewsAtOnce) { // unlisted or not: a host that writes nothing counts as down
-		if err := a.show(ctx, part); err != nil {
-			return errors.Join(unlisted, err) // the bus is away: the others stay marked
+		if unwritten = a.show(ctx, part); unwritten != nil {
+			break // the bus is away: the others stay marked
 		}
 	}
-	return unlisted
+	if len(keys) > 0 {
+		said.write.tell(ctx, unwritten)
+	}
+	return errors.Join(unlisted, unwritten)
 }
 
-// listTrouble is what was said of views that can't be listed, until they can: a missing right
+// viewTroubles are those of reading what the bus shows of this host, and of writing it.
+type viewTroubles struct{ list, write viewTrouble }
+
+func newViewTroubles() *viewTroubles {
+	return &viewTroubles{
+		list:  viewTrouble{does: "listed", shows: "show what is no more", right: "read"},
+		write: viewTrouble{does: "written", shows: "show what was", right: "write"},
+	}
+}
+
+// viewTrouble is what was said of views that can't be reached, until they can: a missing right
 // is in the way at each try, and nobody reads on for what comes every few seconds.
-type listTrouble struct {
-	said []string // each cause, by kind and subject
+type viewTrouble struct {
+	does, shows, right string   // for the log
+	said               []string // each cause, by kind and subject
 }
 
-// tell says how a listing ended, if that is news. A bus that is away is none: it comes back
+// tell says how a try ended, if that is news. A bus that is away is none: it comes back
 // by itself.
-func (l *listTrouble) tell(ctx context.Context, err error) {
+func (v *viewTrouble) tell(ctx context.Context, err error) {
 	log := logkit.From(ctx)
 	if err == nil {
-		if l.said != nil {
-			log.Info("the views of this host are listed again")
+		if v.said != nil {
+			log.Info("the views of this host are " + v.does + " again")
 		}
-		l.said = nil
+		v.said = nil
 		return
 	}
 	if ctx.Err() != nil || errors.Is(err, rpc.ErrAway) {
@@ -242,12 +256,12 @@ func (l *listTrouble) tell(ctx context.Context, err error) {
 	if f, ok := errors.AsType[*fault.Error](err); ok {
 		cause += " " + f.Subject
 	}
-	if slices.Contains(l.said, cause) {
+	if slices.Contains(v.said, cause) {
 		return
 	}
-	l.said = append(l.said, cause)
-	log.Warn("the views of this host can't be listed, and show what is no more; when that lasts, see that its credential may read them: compute-agent nats-permissions",
-		logkit.Err(err))
+	v.said = append(v.said, cause)
+	log.Warn("the views of this host can't be "+v.does+", and "+v.shows+"; when that lasts, see that its credential may "+v.right+
+		" them: compute-agent nats-permissions", logkit.Err(err))
 }
 
 // putViews writes entries as they are now, and tells how many from the front are stored.
