@@ -21,7 +21,7 @@ func TestCompressionIsChecked(t *testing.T) {
 			wantKind(t, "Check", err, "")
 			return reasons
 		}
-		disabled := "the host is disabled: for repairs"
+		disabled := "on b: the host is disabled: for repairs"
 		for _, c := range []struct {
 			args api.MigrateArgs
 			want []string
@@ -29,7 +29,7 @@ func TestCompressionIsChecked(t *testing.T) {
 			{api.MigrateArgs{}, []string{disabled}},
 			{api.MigrateArgs{ParallelConnections: 4}, []string{disabled}},
 			{api.MigrateArgs{Compression: "mt", ParallelConnections: 4, Policy: instance.PolicyPostCopyNow}, []string{
-				"compression mt and parallel connections don't go together", "compression mt and post-copy don't go together", disabled,
+				"on a: compression mt and parallel connections don't go together", "on a: compression mt and post-copy don't go together", disabled,
 			}},
 		} {
 			if diff := cmp.Diff(c.want, check(c.args)); diff != "" {

@@ -174,7 +174,7 @@ func TestDestCheck(t *testing.T) {
 		before := len(w.said())
 		reasons, err := w.sites["a"].living().source.Check(w.ctx, inst, api.MigrateArgs{Instance: inst.UUID, Dest: "b"})
 		wantKind(t, "Source.Check", err, "")
-		if diff := cmp.Diff([]string{"the host is disabled: for repairs"}, reasons); diff != "" {
+		if diff := cmp.Diff([]string{"on b: the host is disabled: for repairs"}, reasons); diff != "" {
 			t.Errorf("reasons (-want +got):\n%s", diff)
 		}
 		block := true
@@ -202,7 +202,7 @@ func TestDestCheckLooksAtThePorts(t *testing.T) {
 	inWorld(t, func(w *world, inst instance.Instance) {
 		w.sites["b"].disabled = "for repairs"
 		w.sites["b"].unwired = []string{"port 1: there is no bridge br-ex on this host", "port 2: binding ovs is not supported"}
-		want := []string{"the host is disabled: for repairs", "on b: port 1: there is no bridge br-ex on this host", "port 2: binding ovs is not supported"}
+		want := []string{"on b: the host is disabled: for repairs", "on b: port 1: there is no bridge br-ex on this host", "on b: port 2: binding ovs is not supported"}
 		reasons, err := w.sites["a"].living().source.Check(w.ctx, inst, api.MigrateArgs{Instance: inst.UUID, Dest: "b"})
 		wantKind(t, "Source.Check", err, "")
 		if diff := cmp.Diff(want, reasons); diff != "" {

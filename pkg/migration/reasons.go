@@ -1,26 +1,20 @@
 package migration
 
-import (
-	"regexp"
-	"slices"
-)
+import "strings"
 
-// ownWords are those with which a host speaks of itself.
-var ownWords = regexp.MustCompile(`\b(here|this host)\b`)
-
-// bySpeaker joins what the two hosts have against the migration, each reason once. What
-// both say, and what is said of "here", means nothing beside the other host's reasons: it
-// begins with the name of the host that says it.
+// bySpeaker joins what the two hosts have against the migration, each reason once. Beside
+// the other host's reasons one means little without the name of the host that says it: it
+// begins with that, where it does not already.
 func (r Record) bySpeaker(ours, theirs []string) []string {
-	name := func(host string, said, other []string) []string {
-		named := slices.Clone(said)
-		for i, reason := range named {
-			if slices.Contains(other, reason) || ownWords.MatchString(reason) {
+	name := func(host string, said []string) []string {
+		named := make([]string, len(said))
+		for i, reason := range said {
+			if named[i] = reason; !strings.HasPrefix(reason, host+": ") {
 				named[i] = "on " + host + ": " + reason
 			}
 		}
 		return named
 	}
-	all := merge(nil, name(r.Migration.Source, ours, theirs))
-	return merge(all, name(r.Migration.Dest, theirs, ours))
+	all := merge(nil, name(r.Migration.Source, ours))
+	return merge(all, name(r.Migration.Dest, theirs))
 }

@@ -40,7 +40,7 @@ type ResolveResult struct {
 
 // CheckResult lists every reason against a migration; none: it may start.
 type CheckResult struct {
-	Reasons []string              `json:"reasons"`          // a source gives those of both hosts: what both say, or say of "here", begins with "on HOST: "
+	Reasons []string              `json:"reasons"`          // a source gives those of both hosts: what one of them says begins with its name
 	Storage instance.StorageFacts `json:"storage,omitzero"` // the destination's, to a source that told its own
 }
 
