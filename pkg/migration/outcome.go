@@ -119,7 +119,9 @@ type Facts struct {
 //   - a destination that runs the guest, or has committed, has it;
 //   - a destination where it only lies paused, for a reason of its own, has finished
 //     the arrival: it has the guest unless the job is known to have failed;
-//   - a source that holds it paused still has it when the destination does not.
+//   - a source that holds it paused still has it when the destination does not. While the
+//     destination is silent the job must be known to have failed: a guest that was paused
+//     when it left lies so on both hosts once it has arrived.
 func Outcome(f Facts) Verdict {
 	switch {
 	case f.Dest == SightLost, f.Job == JobBounded, f.Job == JobUnbounded:
@@ -213,8 +215,8 @@ func (f Facts) stayed() bool {
 	switch {
 	case f.absent():
 		return f.stands() || f.Source == SightOff && !f.mayHaveRun() // off: it died before it left
-	case f.Dest == SightUnknown:
-		return f.Source == SightPaused
+	case f.Dest == SightUnknown: // a guest that left paused lies so on both hosts once it has arrived
+		return ended && f.Source == SightPaused
 	case f.Dest == SightPaused:
 		return ended && f.stands()
 	case f.Dest == SightOff:
