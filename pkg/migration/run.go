@@ -27,7 +27,7 @@ type run struct {
 	instance string
 	begun    bool                                      // Run has it; guarded by Source.mu
 	accepted bool                                      // Accept has journaled it; guarded by Source.mu
-	monitor  *monitor                                  // of perform; its thread alone
+	monitor  *monitor                                  // of perform; its beats use it, and before and after them the walk
 	beats    *green.FixedIntervalLoopingCall[struct{}] // of the monitor
 
 	limiting turn // one change of the hypervisor's limit at a time

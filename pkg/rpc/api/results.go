@@ -40,7 +40,7 @@ type ResolveResult struct {
 
 // CheckResult lists every reason against a migration; none: it may start.
 type CheckResult struct {
-	Reasons []string              `json:"reasons"`          // a source gives those of both hosts: what one of them says begins with its name
+	Reasons []string              `json:"reasons"`          // a source gives those of both hosts: what one of them says begins with "on HOST: " or "HOST: "
 	Storage instance.StorageFacts `json:"storage,omitzero"` // the destination's, to a source that told its own
 }
 
