@@ -12,11 +12,13 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/compute-agent/compute-agent/internal/logkit"
+	"github.com/compute-agent/compute-agent/internal/logkit/logtest"
 )
 
 func newLogger(t *testing.T, o logkit.Options) *logkit.Logger {
@@ -235,4 +237,32 @@ func BenchmarkInfo(b *testing.B) {
 	for b.Loop() {
 		logkit.From(ctx).Info("moved", logkit.Took.Of(231*time.Millisecond))
 	}
+}
+
+// Something that is tried again and again is a warning once for each cause, and once a minute for one that stays.
+func TestRepeatedWarnings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, said := logtest.Record(t)
+		ctx := logkit.Into(t.Context(), log)
+		var trouble logkit.Repeated
+		const away, full = "libvirt is away", "the disk is full"
+		for i, cause := range []string{away, away, full, full, away} {
+			trouble.Warn(ctx, "it is tried again", errors.New(cause), logkit.Key("try").Of(i))
+		}
+		time.Sleep(logkit.Reminder - 1)
+		trouble.Warn(ctx, "it is tried again", errors.New(away))
+		time.Sleep(time.Nanosecond)
+		trouble.Warn(ctx, "it is tried again", errors.New(away))
+		var got []string
+		for _, e := range said.Entries() {
+			got = append(got, e.Level+": "+e.Fields[logkit.Error].(string))
+		}
+		want := []string{
+			"warning: " + away, "debug: " + away, "warning: " + full, "debug: " + full, "warning: " + away,
+			"debug: " + away, "warning: " + away,
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("what was said (-want +got):\n%s", diff)
+		}
+	})
 }
