@@ -38,6 +38,7 @@ type arrival struct {
 	failed   error         // why prepare failed
 	cutShort bool          // an earlier life of the agent did not end it
 	pause    time.Duration // before the last try to undo that
+	trouble  logkit.Repeated
 	timer    *green.Thread[struct{}]
 }
 
@@ -323,8 +324,7 @@ func (a *arrival) again(ctx context.Context, err error) {
 	if err == nil || ctx.Err() != nil || a.record().Ended() {
 		return
 	}
-	logkit.From(ctx).Warn("an arriving migration can't go on; it will be tried again",
-		logkit.Phase.Of(string(a.record().Phase)), logkit.Err(err))
+	a.trouble.Warn(ctx, "an arriving migration can't go on; it will be tried again", err, logkit.Phase.Of(string(a.record().Phase)))
 	pause := a.d.cfg.RetryLimit
 	if a.cutShort { // the source waits for it, and the hypervisor has often just not been reached yet
 		a.pause = min(a.pause+a.d.cfg.RetryFirst, pause)

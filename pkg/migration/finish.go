@@ -20,6 +20,7 @@ func (r *run) confirm(ctx context.Context) error {
 	r.releaseSlot()
 	c, since := r.s.cfg, time.Now()
 	var denied time.Time // since when the answer is no
+	var silence logkit.Repeated
 	for pause := time.Duration(0); ; {
 		res, err := r.post(ctx, true)
 		switch {
@@ -33,7 +34,7 @@ func (r *run) confirm(ctx context.Context) error {
 			return nil
 		case err != nil:
 			denied = time.Time{}
-			logkit.From(ctx).Warn("the destination has not answered yet that it owns the guest", logkit.Err(err))
+			silence.Warn(ctx, "the destination has not answered yet that it owns the guest", err)
 		case denied.IsZero():
 			denied = time.Now()
 		}
@@ -195,11 +196,12 @@ func lives(res api.OwnedResult) bool {
 
 // stubbornly repeats what must be done until it is.
 func (r *run) stubbornly(ctx context.Context, do func(context.Context) error) error {
+	var trouble logkit.Repeated
 	retry := green.Retry{
 		Max: -1, First: r.s.cfg.RetryFirst, Limit: r.s.cfg.RetryLimit,
 		Retryable: func(err error) bool { return !errors.Is(err, errUnknown) },
 		OnRetry: func(_ int, err error, _ time.Duration) {
-			logkit.From(ctx).Warn("cleaning up after the migration is tried again", logkit.Err(err))
+			trouble.Warn(ctx, "cleaning up after the migration is tried again", err)
 		},
 	}
 	_, err := green.RetryCall(ctx, retry, func(ctx context.Context) (struct{}, error) { return struct{}{}, do(ctx) })
@@ -216,6 +218,7 @@ func (r *run) settle(ctx context.Context, w *worker) (v Verdict, running bool, e
 	c := r.s.cfg
 	ctx, cancel := within(ctx, c.SettleTimeout, "finding out how the migration ended")
 	defer cancel()
+	var doubt logkit.Repeated
 	for pause := time.Duration(0); ; {
 		running, facts := r.sourceFacts(ctx, w)
 		if running {
@@ -242,13 +245,19 @@ func (r *run) settle(ctx context.Context, w *worker) (v Verdict, running bool, e
 		if facts.Source == SightRunning && facts.Owned {
 			why = errors.Join(why, r.fence(ctx))
 		}
+		why = errors.Join(why, r.unclear(facts))
+		doubt.Warn(ctx, "it is not clear yet how the migration ended; both hosts are asked again", why)
 		pause = min(pause+c.RetryFirst, c.RetryLimit)
 		if green.Sleep(ctx, pause) != nil {
-			return VerdictUnknown, false, errors.Join(errUnknown, why, fault.Newf(fault.Internal, op, r.id,
-				"on %s the guest is %s, on %s %s (owned: %t), its job %s",
-				r.s.cfg.Host, facts.Source, r.record().Migration.Dest, facts.Dest, facts.Owned, facts.Job))
+			return VerdictUnknown, false, errors.Join(errUnknown, why)
 		}
 	}
+}
+
+// unclear says what is known of a migration whose end is not.
+func (r *run) unclear(f Facts) error {
+	return fault.Newf(fault.Internal, op, r.id, "on %s the guest is %s, on %s %s (owned: %t), its job %s",
+		r.s.cfg.Host, f.Source, r.record().Migration.Dest, f.Dest, f.Owned, f.Job)
 }
 
 // sourceFacts looks at this host. The destination counts as not asked.
