@@ -25,7 +25,8 @@ type Agent struct {
 	lab    *Lab
 	binary string
 	config string
-	daemon *daemon // nil while stopped
+	daemon *daemon        // nil while stopped
+	notify net.PacketConn // on which the agent tells how it is, as it would tell the service manager; nil while stopped
 }
 
 // Agent starts the program binary as the agent of host h on the bus at natsURL and waits until it says READY to a
@@ -86,18 +87,39 @@ func (a *Agent) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer ready.Close() //nolint:errcheck // nothing is written to it
+	a.notify = ready
 	begin := time.Now()
 	// A service has a clean environment: nothing of the tester's configures the agent.
 	enter := a.Host.Command(ctx, "env", "-i", "PATH="+os.Getenv("PATH"), "NOTIFY_SOCKET="+socket, a.binary, "run", "--config", a.config).Args
 	if a.daemon, err = startDaemon(ctx, a.Log(), enter[0], enter[1:]...); err != nil {
+		a.deaf()
 		return err
 	}
 	if err := awaitReady(ready, begin.Add(agentPatience)); err != nil {
 		return fmt.Errorf("the agent of %s is not ready; its log ends with:\n%s\n%w", a.Host.Name, tail(a.Log()), err)
 	}
 	a.Ready = time.Since(begin)
+	go drain(ready)
 	return nil
+}
+
+// drain reads what the agent says of itself until deaf, so that saying it never fails.
+func drain(c net.PacketConn) {
+	_ = c.SetReadDeadline(time.Time{}) // a closed one is noticed below
+	buffer := make([]byte, 4096)
+	for {
+		if _, _, err := c.ReadFrom(buffer); err != nil {
+			return
+		}
+	}
+}
+
+// deaf ends listening to an agent that has ended.
+func (a *Agent) deaf() {
+	if a.notify != nil {
+		_ = a.notify.Close() // nothing is written to it
+		a.notify = nil
+	}
 }
 
 // awaitReady reads what a service manager would, until READY=1.
@@ -122,6 +144,7 @@ func (a *Agent) Stop() {
 	if a.daemon != nil {
 		a.daemon.stop()
 		a.daemon = nil
+		a.deaf()
 	}
 }
 
@@ -130,6 +153,7 @@ func (a *Agent) Kill() {
 	if a.daemon != nil {
 		a.daemon.kill()
 		a.daemon = nil
+		a.deaf()
 	}
 }
 

@@ -103,17 +103,23 @@ type cell struct {
 // loseFinish waits until the destination's libvirtd has let the guest run, and then breaks the connection on which it
 // could not say so.
 func loseFinish(ctx context.Context, c *cell) error {
-	if err := c.Host(c.dest).MuteLibvirt(ctx); err != nil {
+	return c.loseReply(ctx, c.source, c.spec, "running")
+}
+
+// loseReply waits until the other host's libvirtd has a guest in a state, and then breaks the connection on which it
+// could not say so to the source.
+func (s *stage) loseReply(ctx context.Context, source int, spec instance.Spec, want string) error {
+	if err := s.Host(other(source)).MuteLibvirt(ctx); err != nil {
 		return err
 	}
 	err := until(ctx, 30*time.Second, func() error {
-		state, err := c.Host(c.dest).Virsh(ctx, "domstate", c.spec.UUID)
-		if err == nil && state != "running" {
+		state, err := s.Host(other(source)).Virsh(ctx, "domstate", "--reason", spec.UUID)
+		if err == nil && !strings.HasPrefix(state, want) {
 			err = fmt.Errorf("on the destination the guest is %s", state)
 		}
 		return err
 	})
-	return errors.Join(err, c.Host(c.source).ResetLibvirt(ctx))
+	return errors.Join(err, s.Host(source).ResetLibvirt(ctx))
 }
 
 // until polls until try gives nil.

@@ -35,6 +35,7 @@ var rare = []scenario{
 	{"on stall pause", func(t *testing.T) { eachPolicy(t, "pause") }},
 	{"on stall abort", func(t *testing.T) { eachPolicy(t, "abort") }},
 	{"every reason at once", everyReasonAtOnce},
+	{"paused guest's reply is lost", pausedGuestsReplyIsLost},
 }
 
 // TestRare does the scenario of the day. COMPUTE_AGENT_LAB_RARE: "all", the number of a day, or a regular expression of names.

@@ -82,6 +82,59 @@ func TestPausedGuestMoves(t *testing.T) {
 	s.only(t, spec, 2)
 }
 
+// A guest that its user paused lies so on both hosts when the reply of the finishing step is lost, and no libvirt says
+// what the job came to: nothing is decided while the destination's can't be asked, and then the guest is the
+// destination's, with no copy left, and goes on there when its user wants it to.
+func pausedGuestsReplyIsLost(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		t.Run(map[bool]string{false: "the destination answers", true: "the destination's libvirtd is away"}[away], func(t *testing.T) {
+			s := newStage(t, matrixOptions)
+			spec := s.boot(t, 10, "h1")
+			task, err := s.c.PauseInstance(t.Context(), spec.UUID)
+			s.do(t, task, err)
+			task = s.begin(t, spec, api.MigrateArgs{Dest: "h2", BandwidthMiB: 3 * slowMiB}, func(m instance.Migration) bool {
+				return moving(m) && m.Progress.Memory.Remaining < lateBytes
+			})
+			must(t, "the reply of finish", s.loseReply(t.Context(), 1, spec, "paused (user)"))
+			if away {
+				s.undecided(t, spec, task.Migration())
+			}
+			must(t, "repair", errors.Join(s.Host(1).Unfilter(t.Context()), s.Host(2).Unfilter(t.Context())))
+			s.end(t, task)
+			if i, err := s.c.ShowInstance(t.Context(), spec.UUID); err != nil || i.VMState != instance.VMPaused || i.Host != "h2" {
+				t.Errorf("show: %s on %s, %v; want it paused on h2", i.VMState, i.Host, err)
+			}
+			task, err = s.c.UnpauseInstance(t.Context(), spec.UUID)
+			s.do(t, task, err)
+			must(t, "ping", lab.WaitPing(t.Context(), lab.AddressOf(spec.Ports[0].MAC), 5*time.Second))
+			s.only(t, spec, 2)
+		})
+	}
+}
+
+// undecided freezes the second host's libvirtd until the first one's says that the migration is over, and a while longer:
+// the guest stays as it is on the first, and its migration has no end.
+func (s *stage) undecided(t *testing.T, spec instance.Spec, id string) {
+	t.Helper()
+	ctx := t.Context()
+	s.Host(2).FreezeLibvirt(true)
+	defer s.Host(2).FreezeLibvirt(false)
+	must(t, "the end of libvirt's job", until(ctx, 40*time.Second, func() error {
+		out, err := s.Host(1).Virsh(ctx, "domjobinfo", spec.UUID)
+		if err == nil && !strings.Contains(out, "None") {
+			err = fmt.Errorf("libvirt's job: %s", out)
+		}
+		return err
+	}))
+	wait(ctx, 5*time.Second)
+	if got := virsh(t, s.Host(1), "domstate", "--reason", spec.UUID); got != "paused (user)" {
+		t.Errorf("on the source the guest is %q, want it as it was: paused", got)
+	}
+	if m, err := s.c.ShowMigration(ctx, id); err != nil || m.Status.Ended() {
+		t.Errorf("the migration is %s, %v, while the destination could not be asked", m.Status, err)
+	}
+}
+
 // A guest that writes memory faster than the stream carries it: the adaptive policy permits longer pauses until it ends;
 // force-complete pauses a guest where post-copy is not permitted; an abort leaves it where it is, early and in the middle,
 // and comes too late afterwards.
