@@ -12,6 +12,7 @@ const (
 	relieveAfter = 2 * time.Millisecond // how long a run may hold up others before more workers come
 	manyWorkers  = 16                   // more of them come only when runs block for longer than that
 	sparePlaces  = 64                   // in the line, for those that count no more
+	never        = 24 * time.Hour       // what a timer is set to that is stopped at once
 )
 
 /*
@@ -53,9 +54,9 @@ type Metronome struct {
 
 // NewMetronome makes a metronome that has no loops yet.
 func NewMetronome() *Metronome {
-	m := &Metronome{begun: time.Now(), timer: time.NewTimer(0)}
+	m := &Metronome{begun: time.Now(), timer: time.NewTimer(never)}
 	m.timer.Stop()
-	m.relief = time.AfterFunc(0, m.relieve)
+	m.relief = time.AfterFunc(never, m.relieve) // a short time could be over before it is stopped
 	m.relief.Stop()
 	return m
 }
