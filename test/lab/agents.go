@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/compute-agent/compute-agent/pkg/green"
 )
 
 // agentPatience is how long an agent may take until it says READY.
@@ -99,7 +101,7 @@ func (a *Agent) Start(ctx context.Context) error {
 		return fmt.Errorf("the agent of %s is not ready; its log ends with:\n%s\n%w", a.Host.Name, tail(a.Log()), err)
 	}
 	a.Ready = time.Since(begin)
-	go drain(ready)
+	green.SpawnN(context.WithoutCancel(ctx), func(context.Context) error { drain(ready); return nil })
 	return nil
 }
 
