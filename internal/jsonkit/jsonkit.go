@@ -6,7 +6,10 @@ package jsonkit
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -25,6 +28,29 @@ func Append(b []byte, v any) ([]byte, error) {
 		return nil, err
 	}
 	return bytes.TrimSuffix(w.Bytes(), []byte("\n")), nil
+}
+
+// scratch is memory for Marshal; what is bigger than it ever needs is left to the collector.
+var scratch = sync.Pool{New: func() any { b := make([]byte, 0, firstScratch); return &b }}
+
+const (
+	firstScratch = 1 << 10
+	lastScratch  = 1 << 16
+)
+
+// Marshal gives v's JSON, in memory of its own.
+func Marshal(v any) ([]byte, error) {
+	room, _ := scratch.Get().(*[]byte)
+	raw, err := Append((*room)[:0], v)
+	if err != nil {
+		return nil, err
+	}
+	out := bytes.Clone(raw)
+	if cap(raw) <= lastScratch {
+		*room = raw
+		scratch.Put(room)
+	}
+	return out, nil
 }
 
 // AppendString writes a JSON string.
@@ -46,13 +72,22 @@ type Object struct {
 	some bool
 }
 
+// name begins a member whose name needs no escape.
 func (o *Object) name(name string) {
+	o.key(append(append(append(o.open(), '"'), name...), '"'))
+}
+
+// open is what stands before a member's name.
+func (o *Object) open() []byte {
 	c := byte(',')
 	if !o.some {
 		o.some, c = true, '{'
 	}
-	o.Buf = append(append(append(o.Buf, c, '"'), name...), '"', ':')
+	return append(o.Buf, c)
 }
+
+// key takes what ends with a member's name.
+func (o *Object) key(b []byte) { o.Buf = append(b, ':') }
 
 // String writes a member.
 func (o *Object) String(name, value string) {
@@ -77,6 +112,71 @@ func (o *Object) Uint(name string, value uint64) {
 func (o *Object) Int(name string, value int) {
 	o.name(name)
 	o.Buf = strconv.AppendInt(o.Buf, int64(value), 10)
+}
+
+// SomeInt writes a member that is left out when it is 0.
+func (o *Object) SomeInt(name string, value int) {
+	if value != 0 {
+		o.Int(name, value)
+	}
+}
+
+// True writes a member that is left out when it is false.
+func (o *Object) True(name string, value bool) {
+	if value {
+		o.name(name)
+		o.Buf = append(o.Buf, "true"...)
+	}
+}
+
+// Texts writes a member that is an object of texts, by name, and is left out when it is empty.
+func (o *Object) Texts(name string, values map[string]string) {
+	if len(values) == 0 {
+		return
+	}
+	o.name(name)
+	few := [16]string{} // more than most have
+	keys := slices.AppendSeq(few[:0], maps.Keys(values))
+	slices.Sort(keys)
+	inner := Object{Buf: o.Buf}
+	for _, key := range keys {
+		inner.key(AppendString(inner.open(), key))
+		inner.Buf = AppendString(inner.Buf, values[key])
+	}
+	o.Buf, _ = inner.Close()
+}
+
+// One writes a member that writes itself.
+func One[T Appender](o *Object, name string, value T) {
+	o.name(name)
+	b, err := value.AppendJSON(o.Buf)
+	if err != nil {
+		o.fail(err)
+		return
+	}
+	o.Buf = b
+}
+
+// Each writes a member that is a list; a nil one is null.
+func Each[T Appender](o *Object, name string, list []T) {
+	o.name(name)
+	if list == nil {
+		o.Buf = append(o.Buf, "null"...)
+		return
+	}
+	o.Buf = append(o.Buf, '[')
+	for i := range list {
+		if i > 0 {
+			o.Buf = append(o.Buf, ',')
+		}
+		b, err := list[i].AppendJSON(o.Buf)
+		if err != nil {
+			o.fail(err)
+			return
+		}
+		o.Buf = b
+	}
+	o.Buf = append(o.Buf, ']')
 }
 
 // Time writes a member, in RFC 3339.

@@ -2,6 +2,7 @@ package jsonkit_test
 
 import (
 	"encoding/json"
+	"errors"
 	"testing"
 	"time"
 
@@ -13,14 +14,34 @@ import (
 
 // all is every kind of member.
 type all struct {
-	Text  string          `json:"text"`
-	Some  string          `json:"some,omitempty"`
-	Count uint64          `json:"count"`
-	Level int             `json:"level"`
-	At    time.Time       `json:"at"`
-	Raw   json.RawMessage `json:"raw"`
-	List  []string        `json:"list"`
+	Text  string            `json:"text"`
+	Some  string            `json:"some,omitempty"`
+	Count uint64            `json:"count"`
+	Level int               `json:"level"`
+	At    time.Time         `json:"at"`
+	Raw   json.RawMessage   `json:"raw"`
+	List  []string          `json:"list"`
+	Less  int               `json:"less,omitempty"`
+	True  bool              `json:"true,omitempty"`
+	Texts map[string]string `json:"texts,omitempty"`
+	One   *one              `json:"one,omitempty"`
+	Each  []one             `json:"each"`
 }
+
+type one struct {
+	Text string `json:"text"`
+}
+
+func (v one) AppendJSON(b []byte) ([]byte, error) {
+	o := jsonkit.Object{Buf: b}
+	o.String("text", v.Text)
+	return o.Close()
+}
+
+// unable can't be written.
+type unable struct{}
+
+func (unable) AppendJSON([]byte) ([]byte, error) { return nil, errors.New("unable") }
 
 func (a all) AppendJSON(b []byte) ([]byte, error) {
 	o := jsonkit.Object{Buf: b}
@@ -31,6 +52,13 @@ func (a all) AppendJSON(b []byte) ([]byte, error) {
 	o.Time("at", a.At)
 	o.Raw("raw", a.Raw)
 	o.Any("list", a.List)
+	o.SomeInt("less", a.Less)
+	o.True("true", a.True)
+	o.Texts("texts", a.Texts)
+	if a.One != nil {
+		jsonkit.One(&o, "one", *a.One)
+	}
+	jsonkit.Each(&o, "each", a.Each)
 	return o.Close()
 }
 
@@ -43,10 +71,22 @@ func TestObject(t *testing.T) {
 			At:   time.Unix(rapid.Int64Range(0, 1<<35).Draw(t, "s"), rapid.Int64Range(0, 1e9-1).Draw(t, "ns")).UTC(),
 			Raw:  json.RawMessage(rapid.SampledFrom([]string{`{"a":[1,2]}`, "[]", "null", `"<é>"`}).Draw(t, "raw")),
 			List: rapid.SliceOfN(rapid.String(), 0, 3).Draw(t, "list"),
+			Less: rapid.IntRange(-1, 1).Draw(t, "less"), True: rapid.Bool().Draw(t, "true"),
+			Each: rapid.SampledFrom([][]one{nil, {}, {{"a"}}, {{"a"}, {"é"}}}).Draw(t, "each"),
+		}
+		if some := rapid.MapOfN(rapid.String(), rapid.String(), 0, 3).Draw(t, "texts"); len(some) > 0 {
+			want.Texts = some
+		}
+		if rapid.Bool().Draw(t, "one") {
+			want.One = &one{rapid.String().Draw(t, "text of one")}
 		}
 		raw, err := jsonkit.Append([]byte("head"), want)
 		if err != nil {
 			t.Fatal(err)
+		}
+		whole, err := jsonkit.Marshal(want)
+		if err != nil || string(whole) != string(raw[len("head"):]) {
+			t.Fatalf("Marshal gives %s, %v, Append %s", whole, err, raw)
 		}
 		var got all
 		if err := json.Unmarshal(raw[len("head"):], &got); err != nil {
@@ -74,6 +114,8 @@ func TestEdges(t *testing.T) {
 	for name, write := range map[string]func(*jsonkit.Object){
 		"a time that RFC 3339 has not": func(o *jsonkit.Object) { o.Time("at", time.Date(12345, 1, 1, 0, 0, 0, 0, time.UTC)) },
 		"a value that JSON has not":    func(o *jsonkit.Object) { o.Any("c", make(chan int)) },
+		"a member that can't be":       func(o *jsonkit.Object) { jsonkit.One(o, "u", unable{}) },
+		"a list of what can't be":      func(o *jsonkit.Object) { jsonkit.Each(o, "u", []unable{{}}) },
 	} {
 		o := jsonkit.Object{}
 		write(&o)
@@ -81,6 +123,9 @@ func TestEdges(t *testing.T) {
 		if raw, err := o.Close(); err == nil {
 			t.Errorf("%s gives %s", name, raw)
 		}
+	}
+	if raw, err := jsonkit.Marshal(unable{}); err == nil {
+		t.Errorf("a value that can't be written is %s", raw)
 	}
 	if _, err := jsonkit.Append(nil, json.RawMessage(`{"cut`)); err == nil {
 		t.Error("a raw message that is no JSON was written")

@@ -9,11 +9,11 @@ package rpc
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
 
+	"github.com/compute-agent/compute-agent/internal/jsonkit"
 	"github.com/compute-agent/compute-agent/pkg/fault"
 )
 
@@ -255,7 +255,7 @@ func UnescapeHost(token string) (string, error) {
 
 // JSON encodes a body; a value that can't be encoded is a defect of the caller.
 func JSON(v any) ([]byte, error) {
-	raw, err := json.Marshal(v)
+	raw, err := jsonkit.Marshal(v)
 	if err != nil {
 		return nil, fault.WrapAs(fault.Internal, err, "encode", fmt.Sprintf("%T", v))
 	}

@@ -140,6 +140,13 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
+func TestResultsWriteThemselves(t *testing.T) {
+	some := instance.Instance{UUID: "u1", Host: "h1", VMState: instance.VMActive}
+	jsontest.Same(t, api.InstanceResult{Instance: some})
+	jsontest.Same(t, api.InstancesResult{Instances: []instance.Instance{some, {}}})
+	jsontest.Same(t, api.InstancesResult{Instances: []instance.Instance{}})
+}
+
 func TestTaskEventWritesItself(t *testing.T) {
 	jsontest.Same(t, api.TaskEvent{
 		RequestID: "an id", Method: api.PauseInstance, Host: "host", Instance: "i", Migration: "m", State: api.TaskFailed,

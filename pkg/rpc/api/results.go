@@ -14,9 +14,23 @@ type InstanceResult struct {
 	Instance instance.Instance `json:"instance"`
 }
 
+// AppendJSON writes the result as encoding/json does.
+func (r InstanceResult) AppendJSON(b []byte) ([]byte, error) {
+	o := jsonkit.Object{Buf: b}
+	jsonkit.One(&o, "instance", r.Instance)
+	return o.Close()
+}
+
 // InstancesResult is all instances of a host, by UUID.
 type InstancesResult struct {
 	Instances []instance.Instance `json:"instances"`
+}
+
+// AppendJSON writes the result as encoding/json does.
+func (r InstancesResult) AppendJSON(b []byte) ([]byte, error) {
+	o := jsonkit.Object{Buf: b}
+	jsonkit.Each(&o, "instances", r.Instances)
+	return o.Close()
 }
 
 // MigrationResult is one migration.
