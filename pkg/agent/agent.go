@@ -113,6 +113,7 @@ type Agent struct {
 	machine   machine
 	looks     green.KeyedQueue[string, virt.Event] // domains to look at
 	endpoints map[string]endpoint
+	calls     *green.Crew // set by Start
 
 	source     *migration.Source
 	dest       *migration.Dest

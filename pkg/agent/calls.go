@@ -4,14 +4,16 @@ import (
 	"context"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
-	"github.com/compute-agent/compute-agent/pkg/green"
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 )
 
+// callersKept is how many goroutines that have answered a call wait for the next one.
+const callersKept = 128
+
 // serveCall is the transport's handler: it hands the call to a green thread.
 func (a *Agent) serveCall(ctx context.Context, m rpc.Message, respond func(rpc.Reply)) {
-	green.SpawnN(ctx, func(ctx context.Context) error {
+	a.calls.SpawnN(ctx, func(ctx context.Context) error {
 		respond(a.answer(ctx, m))
 		return nil
 	})

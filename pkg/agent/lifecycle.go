@@ -28,6 +28,7 @@ ctx carries the logger; its end does not stop the agent, Stop does.
 func (a *Agent) Start(ctx context.Context) error {
 	a.started = time.Now().UTC()
 	a.base, a.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	a.calls = green.NewCrew(a.base, callersKept)
 	if err := a.open(ctx); err != nil {
 		a.cancel(migration.ErrStopping)
 		return errors.Join(err, a.shut())

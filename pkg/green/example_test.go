@@ -399,3 +399,18 @@ func ExampleKeyedQueue_Run() {
 	// a1b2 stop
 	// a1b2 start
 }
+
+// A crew's goroutines stay for the next request.
+func ExampleCrew() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel() // the goroutines that wait end
+	crew := green.NewCrew(ctx, 8)
+	answered := make(chan string)
+	for _, name := range []string{"a", "b"} {
+		crew.SpawnN(ctx, func(context.Context) error { answered <- "hello " + name; return nil })
+		fmt.Println(<-answered)
+	}
+	// Output:
+	// hello a
+	// hello b
+}
