@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/compute-agent/compute-agent/internal/collector"
 	"github.com/compute-agent/compute-agent/internal/compose"
 	"github.com/compute-agent/compute-agent/internal/config"
 	"github.com/compute-agent/compute-agent/internal/logkit"
@@ -45,6 +46,7 @@ Only this file and pkg/simulate name a driver.
 */
 func runAgent(ctx context.Context, c config.Config) (err error) {
 	ctx = compose.Logging(ctx)
+	defer collector.Start()()
 	if c.Agent.Host == "" {
 		if c.Agent.Host, err = os.Hostname(); err != nil {
 			return fault.WrapAs(fault.Internal, err, "run", "agent.host")
