@@ -35,7 +35,7 @@ func benchCalls(ctx context.Context, e *env) (report, error) {
 	if err != nil {
 		return report{}, err
 	}
-	agent, err := e.agent(ctx, nil, "--driver", "fake", "--host", benchHost, "--rpc-url", url, "--state-dir", e.folder("state"))
+	agent, err := e.callee(ctx, url)
 	if err != nil {
 		return report{}, err
 	}
@@ -80,6 +80,14 @@ func benchCalls(ctx context.Context, e *env) (report, error) {
 	r.row("nova-compute, ping, 256", "1,064", "", "200", "899", "699", "397 (RabbitMQ)", "519")
 	r.note("Ratio: to the bare handler, median of the rounds' ratios. %d rounds of %s each. Agent afterwards: %.1f MiB RSS. %s.", e.rounds, e.window, m.rss, busName(ctx))
 	return r, nil
+}
+
+// callee starts the agent that is called: the program, or, for a profile, a member like it.
+func (e *env) callee(ctx context.Context, url string) (*process, error) {
+	if e.profile != "" {
+		return e.member(ctx, member{Host: benchHost, URL: url})
+	}
+	return e.agent(ctx, nil, "--driver", "fake", "--host", benchHost, "--rpc-url", url, "--state-dir", e.folder("state"))
 }
 
 // load1 is how a window is filled.
@@ -139,6 +147,7 @@ func (w window) perCall(d time.Duration) float64 {
 
 // window keeps n calls in flight for d.
 func (l load1) window(ctx context.Context, c *callee, d time.Duration) (window, error) {
+	defer undisturbed()()
 	before, err := usages(c.p.pid(), l.bus)
 	if err != nil {
 		return window{}, err

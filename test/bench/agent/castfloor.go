@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -19,6 +21,11 @@ const (
 
 // bareSubject is where the messages of a floor go.
 func bareSubject(stream string) string { return "bench." + stream + "." + benchHost }
+
+const (
+	tellAll   = ".all" // end of the subject of a message of which a teller tells all that an agent does
+	viewBytes = 900    // an instance's view
+)
 
 // told is the subject of a teller's events: in the agents' own stream.
 func told(id string) string { return "compute.event." + benchHost + ".bare." + id }
@@ -61,22 +68,42 @@ func roleConsumer(ctx context.Context, url string) error {
 	return consume(ctx, url, bareStream, func(jetstream.JetStream, jetstream.Msg) error { return nil })
 }
 
-// roleTeller consumes, publishes three events of the usual size with many on their way
-// at once, and acknowledges.
+// roleTeller consumes, publishes what an agent tells of a cast, of the usual size and with many
+// on their way at once, and acknowledges: three events of the task, then, where the message
+// asks for all, one of the instance and the instance's view.
 func roleTeller(ctx context.Context, url string) error {
-	states := tellStates()
+	view := make([]byte, viewBytes)
 	return consume(ctx, url, tellStream, func(js jetstream.JetStream, m jetstream.Msg) error {
 		id := m.Headers().Get("Compute-Request-Id")
+		var args api.InstanceArgs
+		if err := json.Unmarshal(m.Data(), &args); err != nil {
+			return err
+		}
+		states := tellStates()
+		if strings.HasSuffix(m.Subject(), tellAll) {
+			states = append(states, "about the instance")
+			if err := store(js, "$KV.COMPUTE_INSTANCES."+benchHost+".bare-"+args.Instance, view, ""); err != nil {
+				return err
+			}
+		}
 		for _, state := range states {
 			body := fmt.Appendf(nil, `{"request_id":%q,"method":"pause_instance","host":%q,"instance":%q,"state":%q,"at":"2026-01-02T03:04:05.123456789Z"}`,
 				id, benchHost, id, state)
-			msg := &nats.Msg{Subject: told(id), Data: body, Header: nats.Header{"Nats-Msg-Id": {id + "/" + string(state)}}}
-			if _, err := js.PublishMsgAsync(msg, jetstream.WithStallWait(30*time.Second)); err != nil {
+			if err := store(js, told(id), body, id+"/"+string(state)); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+func store(js jetstream.JetStream, subject string, body []byte, id string) error {
+	m := &nats.Msg{Subject: subject, Data: body, Header: nats.Header{}}
+	if id != "" {
+		m.Header.Set("Nats-Msg-Id", id)
+	}
+	_, err := js.PublishMsgAsync(m, jetstream.WithStallWait(30*time.Second))
+	return err
 }
 
 func consume(ctx context.Context, url, stream string, each func(jetstream.JetStream, jetstream.Msg) error) error {
@@ -117,6 +144,7 @@ func bareCasts(ids []string, stream string) []cast {
 
 func (f *castFigures) bareBurst(ctx context.Context, nc *nats.Conn, bare *process, ids []string) error {
 	casts := bareCasts(ids, bareStream)
+	defer undisturbed()()
 	before, err := usageOf(bare.pid())
 	if err != nil {
 		return err
@@ -135,9 +163,15 @@ func (f *castFigures) bareBurst(ctx context.Context, nc *nats.Conn, bare *proces
 	return err
 }
 
-// toldBurst is the floor of a cast's whole life: three events of each were heard.
-func (f *castFigures) toldBurst(ctx context.Context, nc *nats.Conn, ids []string) error {
-	casts := bareCasts(ids, tellStream)
+// toldBurst is the floor of a cast's whole life: its three events were heard, or all that an agent tells.
+func (f *castFigures) toldBurst(ctx context.Context, nc *nats.Conn, ids []string, all bool) error { //nolint:revive // two floors
+	casts, events, into := bareCasts(ids, tellStream), len(tellStates()), &f.told
+	if all {
+		for i := range casts {
+			casts[i].subject += tellAll
+		}
+		events, into = events+1, &f.toldAll
+	}
 	ch := make(chan *nats.Msg, 1<<17)
 	sub, err := nc.ChanSubscribe(told("*"), ch)
 	if err != nil {
@@ -147,11 +181,12 @@ func (f *castFigures) toldBurst(ctx context.Context, nc *nats.Conn, ids []string
 	if err := nc.Flush(); err != nil {
 		return err
 	}
+	defer undisturbed()()
 	began := time.Now()
 	if err := sendAll(ctx, nc, casts); err != nil {
 		return err
 	}
-	for range len(casts) * len(tellStates()) {
+	for range len(casts) * events {
 		select {
 		case <-ch:
 		case <-ctx.Done():
@@ -160,7 +195,7 @@ func (f *castFigures) toldBurst(ctx context.Context, nc *nats.Conn, ids []string
 			return fmt.Errorf("%s: events are missing", tellStream)
 		}
 	}
-	f.told = append(f.told, float64(len(casts))/time.Since(began).Seconds())
+	*into = append(*into, float64(len(casts))/time.Since(began).Seconds())
 	_, err = awaitAcked(ctx, nc, tellStream, benchHost)
 	return err
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/compute-agent/compute-agent/internal/collector"
 	"github.com/compute-agent/compute-agent/internal/compose"
 	"github.com/compute-agent/compute-agent/internal/logkit"
 	"github.com/compute-agent/compute-agent/internal/sdnotify"
@@ -41,7 +42,9 @@ func (e *env) member(ctx context.Context, m member, environment ...string) (*pro
 	m.Dir = e.folder("state")
 	if e.profile != "" {
 		m.Profile = e.profile + "." + m.Host
-		environment = append(environment, "GODEBUG=memprofilerate=4096")
+		if m.Count { // what is held is looked at too; elsewhere that would be a tenth of the profile
+			environment = append(environment, "GODEBUG=memprofilerate=4096")
+		}
 	}
 	raw, err := json.Marshal(m)
 	if err != nil {
@@ -56,6 +59,7 @@ func roleMember(ctx context.Context, text string) error {
 	if err := json.Unmarshal([]byte(text), &m); err != nil {
 		return err
 	}
+	defer collector.Start()()
 	if m.Profile != "" && !m.Count {
 		if err := startProfile(m.Profile); err != nil {
 			return err

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -64,4 +66,12 @@ func field(text, key string) int64 {
 	}
 	n, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
 	return n
+}
+
+// undisturbed keeps this process's own garbage until the end of a measurement: the
+// collector of the one who measures is not what is measured.
+func undisturbed() (end func()) {
+	runtime.GC()
+	before := debug.SetGCPercent(-1)
+	return func() { debug.SetGCPercent(before) }
 }
