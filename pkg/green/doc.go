@@ -8,11 +8,12 @@
 //	v, err := t.Wait(ctx)
 //
 // Spawn gives a [Thread] that carries one outcome; SpawnN starts work that
-// nobody waits for; a [Pool] bounds how much runs at once; an [Event] is sent
-// once and wakes all who wait; a [FixedIntervalLoopingCall] beats, thousands of
-// them on the few goroutines of a [Metronome]; [RetryCall] tries again; a
-// [KeyedQueue] never works on one key twice at once; a [Hub] holds greenlets,
-// which are one thread of control that changes places.
+// nobody waits for, thousands of times a second on a [Crew]; a [Pool] bounds
+// how much runs at once; an [Event] is sent once and wakes all who wait; a
+// [FixedIntervalLoopingCall] beats, thousands of them on the few goroutines of
+// a [Metronome]; [RetryCall] tries again; a [KeyedQueue] never works on one key
+// twice at once; a [Hub] holds greenlets, which are one thread of control that
+// changes places.
 //
 // # Rules that hold everywhere
 //
@@ -34,8 +35,8 @@
 // A thread's context ends with the thread, so whatever was spawned with that
 // context ends too; context.WithoutCancel detaches. Every goroutine that this
 // package starts ends when its function returns, a metronome's when no loop is
-// left, and nothing starts a goroutine that only waits: a pending SpawnAfter is
-// a timer. To own several goroutines, start them in one Pool and call WaitAll.
+// left, a crew's with the context that the crew was made with, and nothing
+// starts a goroutine that only waits: a pending SpawnAfter is a timer. To own several goroutines, start them in one Pool and call WaitAll.
 //
 // # Testing
 //
