@@ -14,6 +14,7 @@ import (
 	"github.com/compute-agent/compute-agent/pkg/rpc"
 	"github.com/compute-agent/compute-agent/pkg/rpc/api"
 	"github.com/compute-agent/compute-agent/pkg/state"
+	"github.com/compute-agent/compute-agent/pkg/virt"
 )
 
 // owner is the agent's instance records as a migration changes them, and the
@@ -21,8 +22,14 @@ import (
 type owner struct{ a *Agent }
 
 // Save implements [migration.Journal]. What a record says that is new is also told as an event.
+// A guest that has arrived is looked at once more: what was heard of it before it was owned
+// here, such as its death while the journal took nothing, was of no instance.
 func (o owner) Save(ctx context.Context, r *migration.Record, line []instance.Moment) error {
-	return o.a.ledger.commit(ctx, func(c *change) error { return o.save(c, r, line) })
+	err := o.a.ledger.commit(ctx, func(c *change) error { return o.save(c, r, line) })
+	if err == nil && r.Role == migration.RoleDest && r.Committed && r.Ended() {
+		o.a.lookAt(virt.Event{Domain: r.Migration.Instance, Reason: reconciled})
+	}
+	return err
 }
 
 // Load implements [migration.Journal].
