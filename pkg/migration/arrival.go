@@ -177,21 +177,27 @@ func (a *arrival) prepare(ctx context.Context) error {
 		return err
 	}
 	a.failed = err
-	// Whoever asked may be gone; what was made is taken back all the same.
-	clean, done := within(context.WithoutCancel(ctx), a.d.cfg.RollbackTimeout, "undoing what was prepared")
+	// Whoever asked may be gone; what was made is taken back all the same, and again when that fails.
+	lasting := context.WithoutCancel(ctx)
+	clean, done := within(lasting, a.d.cfg.RollbackTimeout, "undoing what was prepared")
 	defer done()
-	return errors.Join(err, a.undo(clean, reached, err))
+	left := a.undo(clean, reached, err)
+	a.again(lasting, left)
+	return errors.Join(err, left)
 }
 
 // undo takes back what was prepared up to a phase, and closes the record. What could
-// not be taken back is tried again by the next Rollback, or when the claim runs out.
+// not be taken back, or not be journaled, is tried again by the next Rollback, or when the
+// claim runs out.
 func (a *arrival) undo(ctx context.Context, reached Phase, why error) error {
 	err := unwind(ctx, a, prepareTable(), reached)
+	if err == nil {
+		err = a.close(ctx, instance.MigrationFailed, why)
+	}
 	if err != nil {
 		a.arm(a.d.cfg.ClaimTimeout) //nolint:contextcheck // the claim outlives the request
-		return err
 	}
-	return a.close(ctx, instance.MigrationFailed, why)
+	return err
 }
 
 // close ends the record and everything that hangs on it.

@@ -3,6 +3,7 @@ package migration_test
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -123,6 +124,27 @@ func TestInboundSlots(t *testing.T) {
 		wantKind(t, "Rollback", b.dest.Rollback(w.ctx, api.PeerRefArgs{Migration: second.Migration, Generation: 2, Instance: second.Instance.UUID}), "")
 		w.check(inst, "a")
 	}, configure("b", func(c *migration.Config) { c.InboundSlots = 1 }))
+}
+
+// A prepare that is given up while the journal takes nothing keeps no place: it is undone as soon
+// as that can be written, though the source asks for it no more.
+func TestPrepareThatCantBeUndoneYet(t *testing.T) {
+	inWorld(t, func(w *world, inst instance.Instance) {
+		b, full := w.sites["b"].living(), time.Now().Add(2*time.Minute)
+		w.setHook(func(p string) error {
+			if strings.HasPrefix(p, "b save ") && p != "b save claim" && time.Now().Before(full) {
+				return errNo
+			}
+			return nil
+		})
+		args, _ := announce(inst)
+		_, err := b.dest.Prepare(w.ctx, args)
+		if err == nil || b.dest.Active() != 1 {
+			t.Errorf("Prepare gives %v with %d arrivals, want an error, and one that is left", err, b.dest.Active())
+		}
+		<-time.After(3 * time.Minute) // the claim would run out after ten
+		w.check(inst, "a")
+	})
 }
 
 // TestClaimRunsOut: a destination that was prepared hears nothing more.
