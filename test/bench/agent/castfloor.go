@@ -75,12 +75,12 @@ func roleTeller(ctx context.Context, url string) error {
 	view := make([]byte, viewBytes)
 	return consume(ctx, url, tellStream, func(js jetstream.JetStream, m jetstream.Msg) error {
 		id := m.Headers().Get("Compute-Request-Id")
-		var args api.InstanceArgs
-		if err := json.Unmarshal(m.Data(), &args); err != nil {
-			return err
-		}
 		states := tellStates()
 		if strings.HasSuffix(m.Subject(), tellAll) {
+			var args api.InstanceArgs
+			if err := json.Unmarshal(m.Data(), &args); err != nil {
+				return err
+			}
 			states = append(states, "about the instance")
 			if err := store(js, "$KV.COMPUTE_INSTANCES."+benchHost+".bare-"+args.Instance, view, ""); err != nil {
 				return err
