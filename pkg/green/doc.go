@@ -35,8 +35,9 @@
 // A thread's context ends with the thread, so whatever was spawned with that
 // context ends too; context.WithoutCancel detaches. Every goroutine that this
 // package starts ends when its function returns, a metronome's when no loop is
-// left, a crew's with the context that the crew was made with, and nothing
-// starts a goroutine that only waits: a pending SpawnAfter is a timer. To own several goroutines, start them in one Pool and call WaitAll.
+// left, a crew's with the context that the crew was made with. A pending
+// SpawnAfter is a timer and no goroutine. To own several goroutines, start them
+// in one Pool and call WaitAll.
 //
 // # Testing
 //
