@@ -222,16 +222,23 @@ func TestGuestGoesOnWhileTheBusIsDeaf(t *testing.T) {
 }
 
 // Whoever destroys the guest that arrived, on its owner's word: the source is told that
-// nothing of it is wanted any more, also when the guest can't be started again, or removed.
+// nothing of it is wanted any more, also when the guest can't be started again, or removed, or
+// the hypervisor's answer is lost; but not when the guest lives.
 func TestDestroyedGuestSupersedesWhatArrived(t *testing.T) {
-	for method, c := range map[string]struct {
-		args  func(id string) any
-		fails string
+	hard := func(id string) any { return api.RebootArgs{Instance: id, RebootType: api.RebootHard} }
+	removed := func(id string) any { return about(id) }
+	for name, c := range map[string]struct {
+		method string
+		args   func(id string) any
+		fault  fake.Fault
+		want   bool
 	}{
-		api.RebootInstance:    {func(id string) any { return api.RebootArgs{Instance: id, RebootType: api.RebootHard} }, "Define"},
-		api.TerminateInstance: {func(id string) any { return about(id) }, "Undefine"},
+		"a reboot can't define":       {api.RebootInstance, hard, fake.Fault{Method: "Define"}, true},
+		"a deletion can't undefine":   {api.TerminateInstance, removed, fake.Fault{Method: "Undefine"}, true},
+		"a deletion's answer is lost": {api.TerminateInstance, removed, fake.Fault{Method: "Destroy", After: true}, true},
+		"a deletion can't destroy":    {api.TerminateInstance, removed, fake.Fault{Method: "Destroy"}, false},
 	} {
-		t.Run(method, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(r *rig) {
 				inst := r.build("a")
 				id := r.move(inst, "a", "b")
@@ -245,12 +252,13 @@ func TestDestroyedGuestSupersedesWhatArrived(t *testing.T) {
 					same(t, "superseded", res.Superseded, want)
 				}
 				superseded(false)
-				r.nodes["b"].machine.Faults().Add(fake.Fault{Method: c.fails, Err: errors.New("not now")})
-				_ = r.faultOf(r.cast("b", method, c.args(inst)), api.TaskFailed, fault.Internal)
-				superseded(true)
+				c.fault.Err = errors.New("not now")
+				r.nodes["b"].machine.Faults().Add(c.fault)
+				_ = r.faultOf(r.cast("b", c.method, c.args(inst)), api.TaskFailed, fault.Internal)
+				superseded(c.want)
 				r.nodes["b"].crash()
 				r.nodes["b"].start()
-				superseded(true)
+				superseded(c.want)
 			}, "a", "b")
 		})
 	}

@@ -9,7 +9,8 @@ import (
 )
 
 // destroyer is the hypervisor for those who take a guest's power on its owner's word: what
-// a source still holds of that guest is wanted no more then.
+// a source still holds of that guest is wanted no more then. That is written down first, for
+// the hypervisor's answer may be lost.
 type destroyer struct {
 	Hypervisor
 	agent *Agent
@@ -17,13 +18,10 @@ type destroyer struct {
 
 // Destroy implements [reboot.Hypervisor].
 func (d destroyer) Destroy(ctx context.Context, id string) error {
-	err := d.Hypervisor.Destroy(ctx, id)
-	if err == nil || isGone(err) {
-		if err := d.agent.dest.Supersede(ctx, id); err != nil {
-			return err
-		}
+	if err := d.agent.dest.Supersede(ctx, id); err != nil {
+		return err
 	}
-	return err
+	return d.Hypervisor.Destroy(ctx, id)
 }
 
 // start starts an instance that is off, from its record: ports and definition are

@@ -316,7 +316,7 @@ func (d *Dest) Post(ctx context.Context, args api.PeerRefArgs) (api.OwnedResult,
 		return api.OwnedResult{}, fault.Wrap(err, method, a.id)
 	}
 	dom, anew := a.since(ctx, dom)
-	res := api.OwnedResult{Owned: a.record().Committed, State: string(dom.State), Reason: string(dom.Reason), Superseded: anew || a.record().Superseded}
+	res := api.OwnedResult{Owned: a.record().Committed, State: string(dom.State), Reason: string(dom.Reason), Superseded: anew || a.record().Superseded && destroyed(dom)}
 	if res.Owned {
 		if j, err := d.ports.Hypervisor.CompletedJob(ctx, a.instance); err == nil {
 			res.DowntimeMS = j.Downtime.Milliseconds()
@@ -325,9 +325,16 @@ func (d *Dest) Post(ctx context.Context, args api.PeerRefArgs) (api.OwnedResult,
 	return res, nil
 }
 
-// Supersede notes that the domain of a guest that this host owns was destroyed by its owner:
-// a source that still holds a part of its memory, for a post-copy that broke with that, needs
-// it no more, whatever becomes of the guest next. It is in the journal when it returns.
+// destroyed reports whether a domain may be gone because its owner wanted that.
+func destroyed(dom virt.Domain) bool {
+	sight := SightOf(dom, nil)
+	return sight == SightOff || sight == SightAbsent
+}
+
+// Supersede notes that the owner of a guest which this host owns is about to destroy its
+// domain. Once that is gone, a source that still holds a part of its memory, for a post-copy
+// that broke with that, needs it no more, whatever becomes of the guest next. It is in the
+// journal when it returns.
 func (d *Dest) Supersede(ctx context.Context, instanceID string) error {
 	for _, a := range d.owned(instanceID) {
 		if err := a.supersede(ctx); err != nil {

@@ -303,6 +303,30 @@ func TestThereAndBack(t *testing.T) {
 	})
 }
 
+// A guest that its owner wants destroyed, and that lives all the same, needs what is left of it.
+func TestGuestThatCouldNotBeDestroyedIsNotSuperseded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.close()
+		inst := w.moved()
+		b := w.sites["b"].living()
+		if err := b.dest.Supersede(b.ctx, inst.UUID); err != nil {
+			t.Fatal(err)
+		}
+		for _, destroyed := range []bool{false, true} {
+			if destroyed {
+				if err := b.driver.Destroy(b.ctx, inst.UUID); err != nil {
+					t.Fatal(err)
+				}
+			}
+			res, err := b.dest.Post(b.ctx, api.PeerRefArgs{Migration: migrationID, Generation: 2, Instance: inst.UUID})
+			if err != nil || !res.Owned || res.Superseded != destroyed {
+				t.Errorf("Post = %+v, %v; want superseded %t", res, err, destroyed)
+			}
+		}
+	})
+}
+
 // Of a guest that its owner has destroyed nothing that arrived is wanted any more, also when
 // it could not be started anew, and after a restart of the agent.
 func TestGuestThatItsOwnerDestroyedIsSuperseded(t *testing.T) {

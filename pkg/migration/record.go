@@ -76,7 +76,7 @@ type Record struct {
 	RolledBack     bool    `json:"rolled_back,omitempty"`     // source: the destination answered that nothing is left there
 	Verdict        Verdict `json:"verdict,omitempty"`         // source: how it ends, once known
 	Committed      bool    `json:"committed,omitempty"`       // destination: it owns the guest
-	Superseded     bool    `json:"superseded,omitempty"`      // destination: its owner has destroyed the domain that arrived
+	Superseded     bool    `json:"superseded,omitempty"`      // destination: its owner destroys the domain that arrived, or has
 	Settling       bool    `json:"settling,omitempty"`        // source: it goes on after a freeze; its task has ended long ago
 	Resolved       Verdict `json:"resolved,omitempty"`        // source: what a person decided
 
