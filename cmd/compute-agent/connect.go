@@ -23,7 +23,7 @@ func (a *app) natsSetupCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "nats-setup [HOST …]", Short: "Make the streams, buckets and consumers in an existing NATS", ValidArgsFunction: a.completeHosts,
 		Long: "Make the streams, the buckets and a consumer for each HOST in an existing NATS, or bring them to what the\n" +
-			"configuration says (rpc.replicas, rpc.casts_max_age, rpc.events_max_age). What is right stays untouched.\n" +
+			"configuration says (rpc.replicas, rpc.batches, rpc.casts_max_age, rpc.events_max_age). What is right stays untouched.\n" +
 			"It needs a controller's credential. An agent with an embedded server does it by itself.",
 		Example: "  compute-agent nats-setup node1 node2\n  COMPUTE_AGENT_RPC_REPLICAS=3 compute-agent nats-setup --rpc-url nats://n1:4222,nats://n2:4222 node1",
 		RunE: func(cmd *cobra.Command, hosts []string) error {

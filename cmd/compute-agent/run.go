@@ -115,7 +115,7 @@ func openBus(ctx context.Context, c config.Config) (dialer, func() error, error)
 	if err != nil {
 		return nil, nil, err
 	}
-	cfg.InProcess, cfg.AutoSetup = server, true
+	cfg.InProcess, cfg.AutoSetup, cfg.Batches = server, true, rpc.BatchesOn
 	return dialAs(cfg, c.RPC.StartWait), func() error { server.Shutdown(); return nil }, nil
 }
 
@@ -152,7 +152,7 @@ func busConfig(r config.RPC, urls []string) rpc.Config {
 		ConnectTimeout: r.ConnectTimeout, CallTimeout: r.CallTimeout, AckWait: r.AckWait,
 		ReconnectLimit: r.ReconnectLimit, PingInterval: r.PingInterval, PublishTimeout: r.PublishTimeout,
 		ConflictTimeout: r.ConflictTimeout, Heartbeat: r.Heartbeat,
-		MaxAge: r.CastsMaxAge, EventsMaxAge: r.EventsMaxAge, Replicas: r.Replicas,
+		MaxAge: r.CastsMaxAge, EventsMaxAge: r.EventsMaxAge, Replicas: r.Replicas, Batches: rpc.Batches(r.Batches),
 		AutoSetup: !identified(r, urls),
 	}
 }

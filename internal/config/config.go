@@ -90,6 +90,7 @@ type RPC struct {
 	CastsMaxAge     time.Duration `key:"casts_max_age" default:"168h" min:"1m" doc:"how long the embedded server and nats-setup keep casts that nobody reads"`
 	EventsMaxAge    time.Duration `key:"events_max_age" default:"24h" min:"1m" doc:"how long the embedded server and nats-setup keep events"`
 	Replicas        int           `key:"replicas" default:"0" min:"0" doc:"copies of streams and buckets that nats-setup makes, 3 on a cluster; 0: 1 for new ones, the others keep theirs"`
+	Batches         string        `key:"batches" default:"keep" oneof:"keep on off" doc:"on: streams and buckets that nats-setup makes take many messages with one confirmation, so bursts cost agents less; every server must be NATS 2.14 or newer. off: they take none. keep: what is there stays, what is new takes none. The embedded server's do"`
 	ReconnectLimit  time.Duration `key:"reconnect_limit" default:"5s" min:"1ms" doc:"the longest pause between two attempts to reach a server again; they never end"`
 	PingInterval    time.Duration `key:"ping_interval" default:"10s" min:"10ms" doc:"how often a silent connection is tried; two pings without an answer end it"`
 	PublishTimeout  time.Duration `key:"publish_timeout" default:"5s" min:"1ms" doc:"how long a stream may take to confirm a message, and to answer a question"`

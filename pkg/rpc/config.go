@@ -3,6 +3,7 @@ package rpc
 import (
 	"net"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/compute-agent/compute-agent/pkg/fault"
@@ -50,8 +51,12 @@ type Config struct {
 
 	// AutoSetup makes streams, buckets and durables when they are missing. Without it
 	// compute-agent nats-setup does that with a controller's credential.
-	AutoSetup    bool
-	Replicas     int           // of streams and buckets; 0: 1 for new ones, existing ones keep theirs
+	AutoSetup bool
+	Replicas  int // of streams and buckets; 0: 1 for new ones, existing ones keep theirs
+	// Batches says whether Setup has streams and buckets take many messages with one
+	// confirmation, which makes bursts cheaper. Default BatchesKeep.
+	Batches Batches
+
 	AckWait      time.Duration // an unacknowledged cast comes again after it; the duplicate window is twice that; default 5 s
 	MaxAge       time.Duration // of casts; default 7 days
 	EventsMaxAge time.Duration // of events; default 24 h
@@ -62,6 +67,17 @@ type Config struct {
 	// reader. It must not block. May be nil.
 	OnError func(error)
 }
+
+// Batches says whether streams and buckets take many messages with one confirmation.
+// All servers must be NATS 2.14 or newer for that: an older one can't keep such a stream.
+type Batches string
+
+// The values of [Config].Batches.
+const (
+	BatchesKeep Batches = "keep" // what is there stays as it is, what is new takes none
+	BatchesOn   Batches = "on"
+	BatchesOff  Batches = "off" // before a server goes back to an older version
+)
 
 // WithDefaults fills what was left open.
 func (c Config) WithDefaults() Config {
@@ -90,6 +106,9 @@ func (c Config) WithDefaults() Config {
 			*d.value = d.def
 		}
 	}
+	if c.Batches == "" {
+		c.Batches = BatchesKeep
+	}
 	if c.OnError == nil {
 		c.OnError = func(error) {}
 	}
@@ -111,6 +130,9 @@ func (c Config) validate() error {
 	}
 	if c.Replicas < 0 || c.Replicas > 5 {
 		return bad("replicas", "%d replicas: NATS keeps 1 to 5", c.Replicas)
+	}
+	if !slices.Contains([]Batches{"", BatchesKeep, BatchesOn, BatchesOff}, c.Batches) {
+		return bad("batches", "%s is none of %s, %s and %s", quoted(string(c.Batches)), BatchesKeep, BatchesOn, BatchesOff)
 	}
 	for option, d := range map[string]time.Duration{
 		"connect_timeout": c.ConnectTimeout, "reconnect_limit": c.ReconnectLimit, "ping_interval": c.PingInterval, "call_timeout": c.CallTimeout,

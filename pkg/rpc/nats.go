@@ -23,6 +23,8 @@ type natsConn struct {
 	nc    *nats.Conn
 	js    jetstream.JetStream
 
+	batches batches
+
 	life context.Context         //nolint:containedctx // ends with Close
 	end  context.CancelCauseFunc // ends life
 
@@ -166,6 +168,7 @@ func (c *natsConn) setUp() {
 	}
 	close(c.up)
 	c.mu.Unlock()
+	c.batches.forget()
 	c.tell(true)
 }
 

@@ -46,7 +46,7 @@ func (c *natsConn) publishFault(ctx, epoch context.Context, err error, subject s
 		return fault.Wrap(context.Cause(ctx), "publish", subject)
 	case epoch.Err() != nil:
 		return fault.Wrap(context.Cause(epoch), "publish", subject)
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout), errors.Is(err, jetstream.ErrAsyncPublishTimeout):
 		return notStored(subject, c.cfg.PublishTimeout).Because(err)
 	}
 	return natsFault(err, "publish", subject)

@@ -31,59 +31,11 @@ func (c *natsConn) eventMessage(e Event) (*nats.Msg, error) {
 
 // PublishAll implements [Agent].
 func (c *natsConn) PublishAll(ctx context.Context, events []Event) (stored int, err error) {
-	return c.storeAll(ctx, len(events), func(i int) (*nats.Msg, error) { return c.eventMessage(events[i]) })
-}
-
-// storesInFlight is how many messages wait for their confirmation at most.
-const storesInFlight = 1024
-
-// storeAll stores n messages in their order.
-func (c *natsConn) storeAll(ctx context.Context, n int, message func(int) (*nats.Msg, error)) (stored int, err error) {
-	for stored < n {
-		part, first := min(n-stored, storesInFlight), stored
-		done, err := c.storeSome(ctx, part, func(i int) (*nats.Msg, error) { return message(first + i) })
-		stored += done
-		if err != nil {
-			return stored, err
-		}
-	}
-	return stored, nil
-}
-
-// storeSome sends all, then waits for all.
-func (c *natsConn) storeSome(ctx context.Context, n int, message func(int) (*nats.Msg, error)) (stored int, err error) {
-	if err := c.usable("publish"); err != nil {
-		return 0, err
-	}
-	bounded, cancel := c.bounded(ctx)
-	defer cancel()
-	_, epoch := c.state()
-	defer context.AfterFunc(epoch, cancel)()
-	futures := make([]jetstream.PubAckFuture, 0, n)
-	var failed error // of the first one that could not be sent
-	for i := range n {
-		m, err := message(i)
-		if err != nil {
-			failed = err
-			break
-		}
-		future, err := c.js.PublishMsgAsync(m)
-		if err != nil {
-			failed = c.publishFault(ctx, epoch, err, m.Subject)
-			break
-		}
-		futures = append(futures, future)
-	}
-	for i, future := range futures {
-		select {
-		case <-future.Ok():
-		case err := <-future.Err():
-			return i, c.publishFault(ctx, epoch, err, future.Msg().Subject)
-		case <-bounded.Done():
-			return i, c.publishFault(ctx, epoch, bounded.Err(), future.Msg().Subject)
-		}
-	}
-	return len(futures), failed
+	stream := c.names.eventStream()
+	return c.storeAll(ctx, len(events), func(i int) (outgoing, error) {
+		m, err := c.eventMessage(events[i])
+		return outgoing{m, stream}, err
+	})
 }
 
 // natsEvents reads the event stream.

@@ -31,9 +31,10 @@ func testConfig(url string) rpc.Config {
 	}
 }
 
-func natsRig(t *testing.T, s *natsServer) *rpctest.Rig {
+func natsRig(t *testing.T, s *natsServer, batches rpc.Batches) *rpctest.Rig {
 	t.Helper()
 	cfg := testConfig(s.url)
+	cfg.Batches = batches
 	return &rpctest.Rig{
 		AckWait: cfg.AckWait, Prefix: rpc.DefaultPrefix,
 		Connect: func(t *testing.T, name string) rpc.Transport {
@@ -147,10 +148,11 @@ func externalServer(t *testing.T) *natsServer {
 	return s
 }
 
+// TestEmbeddedNATS has streams that take batches, as compute-agent makes them in its own server.
 func TestEmbeddedNATS(t *testing.T) {
-	rpctest.Suite(t, func(t *testing.T) *rpctest.Rig { t.Helper(); return natsRig(t, embeddedServer(t)) })
+	rpctest.Suite(t, func(t *testing.T) *rpctest.Rig { t.Helper(); return natsRig(t, embeddedServer(t), rpc.BatchesOn) })
 }
 
 func TestExternalNATS(t *testing.T) {
-	rpctest.Suite(t, func(t *testing.T) *rpctest.Rig { t.Helper(); return natsRig(t, externalServer(t)) })
+	rpctest.Suite(t, func(t *testing.T) *rpctest.Rig { t.Helper(); return natsRig(t, externalServer(t), rpc.BatchesKeep) })
 }

@@ -50,7 +50,10 @@ func (c *natsConn) Put(ctx context.Context, b Bucket, key []string, value []byte
 
 // PutAll implements [Views].
 func (c *natsConn) PutAll(ctx context.Context, entries []Entry) (stored int, err error) {
-	return c.storeAll(ctx, len(entries), func(i int) (*nats.Msg, error) { return c.entryMessage(entries[i]) })
+	return c.storeAll(ctx, len(entries), func(i int) (outgoing, error) {
+		m, err := c.entryMessage(entries[i])
+		return outgoing{m, kvStream(c.names.bucket(entries[i].Bucket))}, err
+	})
 }
 
 // entryMessage is what writes or removes an entry.

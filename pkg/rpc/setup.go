@@ -59,6 +59,7 @@ func (c *natsConn) streams() []jetstream.StreamConfig {
 	}
 	for i := range list {
 		list[i].Storage = jetstream.FileStorage
+		list[i].AllowBatchPublish = c.cfg.Batches == BatchesOn && list[i].Retention != jetstream.WorkQueuePolicy // casts come one by one
 		list[i].MaxMsgs, list[i].MaxBytes, list[i].MaxMsgSize, list[i].MaxConsumers = -1, -1, -1, -1
 		if list[i].MaxMsgsPerSubject == 0 {
 			list[i].MaxMsgsPerSubject = -1
@@ -67,13 +68,16 @@ func (c *natsConn) streams() []jetstream.StreamConfig {
 	return list
 }
 
-// setupStream makes one stream, or updates the one that is there. Unless Replicas
-// says otherwise an existing stream keeps its number.
+// setupStream makes one stream, or updates the one that is there. Unless Replicas and
+// Batches say otherwise an existing stream keeps its own.
 func (c *natsConn) setupStream(ctx context.Context, cfg jetstream.StreamConfig) error {
 	bounded, cancel := c.bounded(ctx)
 	defer cancel()
 	cfg.Replicas = max(c.cfg.Replicas, 1)
-	_, err := c.js.CreateStream(bounded, cfg)
+	made, err := c.js.CreateStream(bounded, cfg)
+	if err == nil {
+		return knowsBatches(cfg, made.CachedInfo().Config)
+	}
 	if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) && !overlaps(err) {
 		return setupFault(err, cfg.Name)
 	}
@@ -84,8 +88,22 @@ func (c *natsConn) setupStream(ctx context.Context, cfg jetstream.StreamConfig) 
 	if c.cfg.Replicas == 0 {
 		cfg.Replicas = stream.CachedInfo().Config.Replicas
 	}
-	_, err = c.js.UpdateStream(bounded, cfg)
-	return setupFault(err, cfg.Name)
+	if c.cfg.Batches == BatchesKeep {
+		cfg.AllowBatchPublish = stream.CachedInfo().Config.AllowBatchPublish
+	}
+	if made, err = c.js.UpdateStream(bounded, cfg); err != nil {
+		return setupFault(err, cfg.Name)
+	}
+	return knowsBatches(cfg, made.CachedInfo().Config)
+}
+
+// knowsBatches refuses a server that passes over what it does not know.
+func knowsBatches(want, have jetstream.StreamConfig) error {
+	if want.AllowBatchPublish && !have.AllowBatchPublish {
+		return fault.New(fault.PreconditionFailed, "setup", want.Name, "the server knows no batches").
+			WithHint("rpc.batches = on needs NATS 2.14 or newer on every server; set it to keep until then")
+	}
+	return nil
 }
 
 // streamSubjectOverlap is the server's code for subjects that a stream has already. Two

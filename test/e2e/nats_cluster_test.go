@@ -77,10 +77,10 @@ func outsideNode(t *testing.T, file, address string) func(*testing.T) {
 }
 
 // ready waits until the cluster keeps streams.
-func (c *cluster) ready(t *testing.T, hosts ...string) {
+func (c *cluster) ready(t *testing.T, batches rpc.Batches, hosts ...string) {
 	t.Helper()
 	cfg := quick(c.urls...)
-	cfg.Replicas = clusterSize
+	cfg.Replicas, cfg.Batches = clusterSize, batches
 	var last error
 	waitFor(t, "the cluster to make streams", func() bool {
 		bus, err := rpc.Dial(t.Context(), cfg)
@@ -95,8 +95,8 @@ func (c *cluster) ready(t *testing.T, hosts ...string) {
 	})
 }
 
-// streams looks at all streams: how many copies each keeps, and who leads the casts.
-func (c *cluster) streams(t *testing.T) (copies map[string]int, leader int) {
+// streams looks at all streams: how many copies each keeps, and who leads it; -1: nobody.
+func (c *cluster) streams(t *testing.T) (copies, leaders map[string]int) {
 	t.Helper()
 	nc, err := nats.Connect(strings.Join(c.urls, ","))
 	if err != nil {
@@ -107,13 +107,14 @@ func (c *cluster) streams(t *testing.T) (copies map[string]int, leader int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	copies, leader = map[string]int{}, -1
+	copies, leaders = map[string]int{}, map[string]int{}
 	for _, name := range []string{"COMPUTE_CASTS", "COMPUTE_EVENTS", "KV_COMPUTE_HOSTS", "KV_COMPUTE_INSTANCES", "KV_COMPUTE_MIGRATIONS"} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		s, err := js.Stream(ctx, name)
 		cancel()
 		if err != nil {
-			return copies, -1
+			copies[name], leaders[name] = 0, -1
+			return copies, leaders
 		}
 		info := s.CachedInfo()
 		copies[name] = 1
@@ -122,30 +123,27 @@ func (c *cluster) streams(t *testing.T) (copies map[string]int, leader int) {
 				copies[name]++
 			}
 		}
-		if name == "COMPUTE_CASTS" {
-			if leader, err = strconv.Atoi(strings.TrimPrefix(info.Cluster.Leader, "n")); err != nil {
-				leader = -1
-			}
+		if leaders[name], err = strconv.Atoi(strings.TrimPrefix(info.Cluster.Leader, "n")); err != nil {
+			leaders[name] = -1
 		}
 	}
-	return copies, leader
+	return copies, leaders
 }
 
-// whole waits until each stream has all its copies, and gives the leader of the casts.
-func (c *cluster) whole(t *testing.T) int {
+// whole waits until each stream has all its copies, and gives the leaders.
+func (c *cluster) whole(t *testing.T) (leaders map[string]int) {
 	t.Helper()
-	leader := -1
 	waitFor(t, "all copies of all streams", func() bool {
 		var copies map[string]int
-		copies, leader = c.streams(t)
-		for _, n := range copies {
-			if n != clusterSize {
+		copies, leaders = c.streams(t)
+		for name, n := range copies {
+			if n != clusterSize || leaders[name] < 0 {
 				return false
 			}
 		}
-		return leader >= 0
+		return true
 	})
-	return leader
+	return leaders
 }
 
 // A cluster of three keeps three copies of everything; the server that leads the
@@ -153,7 +151,7 @@ func (c *cluster) whole(t *testing.T) int {
 // no error: every task succeeds, and the guest runs exactly once where it should.
 func TestClusterNodeDies(t *testing.T) {
 	t.Parallel()
-	t.Run("inside", func(t *testing.T) { t.Parallel(); clusterNodeDies(t, newCluster(t, insideNode)) })
+	t.Run("inside", func(t *testing.T) { t.Parallel(); clusterNodeDies(t, newCluster(t, insideNode), rpc.BatchesOn) })
 	t.Run("outside", func(t *testing.T) {
 		if _, err := exec.LookPath("nats-server"); err != nil {
 			t.Skip("SKIPPED: no nats-server on PATH (apt-get install nats-server): a server is not killed with SIGKILL")
@@ -162,15 +160,15 @@ func TestClusterNodeDies(t *testing.T) {
 			t.Skip("SKIPPED: servers of 2.9 need up to half a minute to elect; LONG=1 runs it")
 		}
 		t.Parallel()
-		clusterNodeDies(t, newCluster(t, outsideNode))
+		clusterNodeDies(t, newCluster(t, outsideNode), rpc.BatchesKeep)
 	})
 }
 
-func clusterNodeDies(t *testing.T, c *cluster) {
+func clusterNodeDies(t *testing.T, c *cluster, batches rpc.Batches) {
 	t.Helper()
 	hosts := []string{"node1.example", "node2.example"}
-	c.ready(t, hosts...)
-	leader := c.whole(t)
+	c.ready(t, batches, hosts...)
+	leader := c.whole(t)["COMPUTE_CASTS"]
 	r := newRig(t, func(ctx context.Context, name string) (rpc.Transport, error) {
 		cfg := quick(c.urls...)
 		cfg.Name, cfg.InboxPrefix = name, rpc.InboxOf(name)
@@ -211,7 +209,7 @@ func clusterNodeDies(t *testing.T, c *cluster) {
 	}
 	r.settled(t, s, hosts[0], 1)
 	c.start[leader](t)
-	next := c.whole(t)
+	next := c.whole(t)["COMPUTE_CASTS"]
 
 	began = time.Now()
 	task, err = r.c.LiveMigration(ctx, s.UUID, api.MigrateArgs{Dest: hosts[1], BandwidthMiB: 64}) // 2 s
@@ -226,6 +224,61 @@ func clusterNodeDies(t *testing.T, c *cluster) {
 	done(t, task, nil)
 	t.Logf("a server died during a migration: it ended well after %s", time.Since(began).Round(time.Millisecond))
 	r.settled(t, s, hosts[1], 2)
+}
+
+// The leader of the events dies while many of them are on their way: what was not
+// confirmed is told again, and each event stands there once, in its order.
+func TestClusterNodeDiesAmongEvents(t *testing.T) {
+	t.Parallel()
+	for _, batches := range []rpc.Batches{rpc.BatchesOn, rpc.BatchesOff} {
+		t.Run(string(batches), func(t *testing.T) { t.Parallel(); clusterNodeDiesAmongEvents(t, batches) })
+	}
+}
+
+func clusterNodeDiesAmongEvents(t *testing.T, batches rpc.Batches) {
+	t.Helper()
+	c := newCluster(t, insideNode)
+	c.ready(t, batches, "node1")
+	leader := c.whole(t)["COMPUTE_EVENTS"]
+	cfg := quick(c.urls...)
+	cfg.Batches, cfg.AckWait = batches, 10*time.Second // an election may take half of the window in which the servers know what they have
+	bus := connect(t, cfg)
+	setUp(t, cfg)
+	events := make([]rpc.Event, 20_000)
+	for i := range events {
+		text := fmt.Sprint(i)
+		events[i] = rpc.Event{Host: "node1", Kind: "task", ID: text, MsgID: "batched/" + text, Body: []byte(text)}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	killed := make(chan struct{})
+	kill := sync.OnceFunc(func() { time.AfterFunc(10*time.Millisecond, func() { defer close(killed); c.kill[leader](t) }) })
+	tries, begun := 0, time.Now()
+	for told := 0; told < len(events); {
+		if told >= len(events)/4 {
+			kill()
+		}
+		n, err := bus.PublishAll(ctx, events[told:min(told+4096, len(events))])
+		if told += n; err == nil {
+			continue
+		}
+		if tries++; ctx.Err() != nil {
+			t.Fatalf("after %d tries: %v", tries, err)
+		}
+		<-time.NewTimer(50 * time.Millisecond).C
+	}
+	<-killed
+	t.Logf("%d events in %s, with %d errors on the way", len(events), time.Since(begun).Round(time.Millisecond), tries)
+	reader, err := bus.Events(ctx, rpc.EventFilter{From: rpc.FromAll, Kind: "task"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Close() }()
+	for i := range events {
+		if e, err := reader.Next(ctx); err != nil || string(e.Body) != fmt.Sprint(i) {
+			t.Fatalf("event %d is %q, %v", i, e.Body, err)
+		}
+	}
 }
 
 // buildAndDelete is the life of one small guest; all of it has to succeed.

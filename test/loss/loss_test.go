@@ -25,7 +25,7 @@ var (
 	casts     = flag.Int("casts", 2000, "how many casts are sent in all")
 	limit     = flag.Duration("limit", 4*time.Minute, "how long the run may take")
 	seed      = flag.Uint64("seed", 1, "draws when the agent and the server are killed")
-	ownServer = flag.Bool("own-server", false, "take the library's NATS server also where a nats-server is installed")
+	ownServer = flag.Bool("own-server", false, "take the library's NATS server also where a nats-server is installed; its streams take batches")
 )
 
 const (
@@ -143,7 +143,11 @@ func (r *rig) end(p *process, sig syscall.Signal) {
 
 func (r *rig) dial(name string) rpc.Transport {
 	r.t.Helper()
-	c, err := rpc.Dial(r.ctx, rpc.Config{URLs: []string{"nats://" + r.address}, Name: name, AutoSetup: true, AckWait: ackWait, ReconnectLimit: 200 * time.Millisecond})
+	cfg := rpc.Config{URLs: []string{"nats://" + r.address}, Name: name, AutoSetup: true, AckWait: ackWait, ReconnectLimit: 200 * time.Millisecond}
+	if r.server.env != nil { // the library's: it knows them
+		cfg.Batches = rpc.BatchesOn
+	}
+	c, err := rpc.Dial(r.ctx, cfg)
 	if err != nil {
 		r.t.Fatal(err)
 	}

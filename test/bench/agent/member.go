@@ -71,7 +71,7 @@ func roleMember(ctx context.Context, text string) error {
 		return err
 	}
 	life := compose.Logging(logkit.Into(context.WithoutCancel(ctx), log))
-	bus, err := rpc.Dial(life, rpc.Config{URLs: []string{m.URL}, AutoSetup: true, Name: m.Host})
+	bus, err := rpc.Dial(life, rpc.Config{URLs: []string{m.URL}, AutoSetup: true, Name: m.Host, Batches: rpc.BatchesOn})
 	if err != nil {
 		return err
 	}
