@@ -316,7 +316,7 @@ func (d *Dest) Post(ctx context.Context, args api.PeerRefArgs) (api.OwnedResult,
 		return api.OwnedResult{}, fault.Wrap(err, method, a.id)
 	}
 	dom, anew := a.since(ctx, dom)
-	res := api.OwnedResult{Owned: a.record().Committed, State: string(dom.State), Reason: string(dom.Reason), Superseded: anew || a.record().Superseded && destroyed(dom)}
+	res := api.OwnedResult{Owned: a.record().Committed, State: string(dom.State), Reason: string(dom.Reason), Superseded: anew || a.destroyed(dom)}
 	if res.Owned {
 		if j, err := d.ports.Hypervisor.CompletedJob(ctx, a.instance); err == nil {
 			res.DowntimeMS = j.Downtime.Milliseconds()
@@ -325,10 +325,10 @@ func (d *Dest) Post(ctx context.Context, args api.PeerRefArgs) (api.OwnedResult,
 	return res, nil
 }
 
-// destroyed reports whether a domain may be gone because its owner wanted that.
-func destroyed(dom virt.Domain) bool {
+// destroyed reports whether the guest is gone and its owner wanted that.
+func (a *arrival) destroyed(dom virt.Domain) bool {
 	sight := SightOf(dom, nil)
-	return sight == SightOff || sight == SightAbsent
+	return a.record().Superseded && (sight == SightOff || sight == SightAbsent)
 }
 
 // Supersede notes that the owner of a guest which this host owns is about to destroy its
