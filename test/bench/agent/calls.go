@@ -78,7 +78,7 @@ func benchCalls(ctx context.Context, e *env) (report, error) {
 	}
 	r.row("nova-compute, ping, 16", "1,195", "", "12.9", "18.4", "626", "388 (RabbitMQ)", "463")
 	r.row("nova-compute, ping, 256", "1,064", "", "200", "899", "699", "397 (RabbitMQ)", "519")
-	r.note("Ratio: to the bare handler, median of the rounds' ratios. %d rounds of %s each. Agent afterwards: %.1f MiB RSS. %s.", e.rounds, e.window, m.rss, busName(ctx))
+	r.note("Ratio: to the bare handler, median of the rounds' ratios. %d rounds of %s each. Agent afterwards: %.1f MiB RSS. %s.", e.rounds, e.window, m.rss, e.busName(ctx))
 	return r, nil
 }
 

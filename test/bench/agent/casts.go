@@ -42,16 +42,16 @@ func benchCasts(ctx context.Context, e *env) (report, error) {
 }
 
 func castsWith(ctx context.Context, e *env, sync bool) (*castFigures, error) {
-	f, rounds := &castFigures{sync: busName(ctx) + ", default sync"}, e.rounds
+	f, rounds := &castFigures{sync: e.busName(ctx) + ", default sync"}, e.rounds
 	var extra []string
 	if sync {
-		f.sync, extra, rounds = "nats-server 2.15 (module), sync always", []string{"sync"}, min(3, e.rounds)
+		f.sync, extra, rounds = moduleBus+", sync always", []string{"sync"}, min(3, e.rounds)
 	}
 	url, _, err := e.bus(ctx, extra...)
 	if err != nil {
 		return nil, err
 	}
-	agent, err := e.member(ctx, member{Host: benchHost, URL: url, Slots: 2})
+	agent, err := e.member(ctx, member{Host: benchHost, URL: url, Slots: 2, Batches: e.nats == "" || sync})
 	if err != nil {
 		return nil, err
 	}

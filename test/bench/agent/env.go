@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
 )
 
 const (
@@ -24,6 +26,7 @@ type options struct {
 	window, idle  time.Duration
 	binary, out   string
 	profile       string
+	nats          string // program; empty: the module's
 	migrations    string // of monitors: how many at once, by commas
 }
 
@@ -200,8 +203,7 @@ func (p *process) hear(conn net.PacketConn, ready chan<- time.Duration) {
 	}
 }
 
-// bus starts an external NATS server with JetStream: the machine's, else the
-// module's. It gives its URL.
+// bus starts an external NATS server with JetStream, and gives its URL.
 func (e *env) bus(ctx context.Context, extra ...string) (string, *process, error) {
 	address, err := freeAddress(ctx)
 	if err != nil {
@@ -210,8 +212,8 @@ func (e *env) bus(ctx context.Context, extra ...string) (string, *process, error
 	store := e.folder("nats")
 	_, port, _ := net.SplitHostPort(address)
 	program, args := e.self, []string{"-role", "nats", address, store}
-	if found, err := exec.LookPath("nats-server"); err == nil && len(extra) == 0 {
-		program, args = found, []string{"--jetstream", "--store_dir", store, "--addr", "127.0.0.1", "--port", port}
+	if e.nats != "" && len(extra) == 0 {
+		program, args = e.nats, []string{"--jetstream", "--store_dir", store, "--addr", "127.0.0.1", "--port", port}
 	}
 	p, err := e.start("nats", os.Environ(), program, append(args, extra...)...)
 	if err != nil {
@@ -232,12 +234,19 @@ func (e *env) bus(ctx context.Context, extra ...string) (string, *process, error
 	}
 }
 
+// moduleBus is the module's server.
+const moduleBus = "nats-server " + server.VERSION
+
 // busName says which server that is.
-func busName(ctx context.Context) string {
-	if out, err := exec.CommandContext(ctx, "nats-server", "--version").Output(); err == nil {
-		return strings.TrimSpace(strings.ReplaceAll(string(out), ":", ""))
+func (e *env) busName(ctx context.Context) string {
+	if e.nats == "" {
+		return moduleBus
 	}
-	return "nats-server of the module"
+	out, err := exec.CommandContext(ctx, e.nats, "--version").Output() //nolint:gosec // the user names it
+	if err != nil {
+		return e.nats
+	}
+	return strings.TrimSpace(strings.ReplaceAll(string(out), ":", ""))
 }
 
 func freeAddress(ctx context.Context) (string, error) {

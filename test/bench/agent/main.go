@@ -56,6 +56,7 @@ func main() {
 	flag.StringVar(&o.binary, "bin", "", "compute-agent under test (default: build it)")
 	flag.StringVar(&o.out, "out", "", "directory for the tables (default: .cache/bench of the repository)")
 	flag.StringVar(&o.migrations, "migrations", "100,1000,10000", "monitors: how many are watched at once")
+	flag.StringVar(&o.nats, "nats", "", "nats-server to measure with (default: the module's, in a process of its own; its streams take batches)")
 	flag.StringVar(&o.profile, "profile", "", "calls, casts and monitors: write CPU profiles of the agents to this file, the host's name added; monitors: of the measurement, and what is held")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)

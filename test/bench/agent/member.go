@@ -34,6 +34,7 @@ type member struct {
 	Dir     string
 	Slots   int    // migrations at a time, each way
 	Count   bool   // the beats of monitors
+	Batches bool   // the streams take them
 	Profile string // file for a CPU profile of its whole life, with Count of the measurement alone; empty: none
 }
 
@@ -71,7 +72,11 @@ func roleMember(ctx context.Context, text string) error {
 		return err
 	}
 	life := compose.Logging(logkit.Into(context.WithoutCancel(ctx), log))
-	bus, err := rpc.Dial(life, rpc.Config{URLs: []string{m.URL}, AutoSetup: true, Name: m.Host, Batches: rpc.BatchesOn})
+	cfg := rpc.Config{URLs: []string{m.URL}, AutoSetup: true, Name: m.Host}
+	if m.Batches {
+		cfg.Batches = rpc.BatchesOn
+	}
+	bus, err := rpc.Dial(life, cfg)
 	if err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@ func monitorsOf(ctx context.Context, e *env, r *report, n int) error {
 	if err != nil {
 		return err
 	}
-	source, err := e.member(ctx, member{Host: monitorSource, URL: url, Slots: n, Count: true}, "GOMAXPROCS=1")
+	source, err := e.member(ctx, member{Host: monitorSource, URL: url, Slots: n, Count: true, Batches: e.nats == ""}, "GOMAXPROCS=1")
 	if err != nil {
 		return err
 	}

@@ -145,6 +145,6 @@ func startReport(ctx context.Context, e *env, kinds []*kind, floor, first sample
 	r.want(kinds[1].ready.median() <= 50, "exec → READY at most 50 ms, embedded", "%.1f ms", kinds[1].ready.median())
 	r.want(kinds[0].rss.median() <= 25, "idle RSS at most 25 MiB, external", "%.1f MiB", kinds[0].rss.median())
 	r.want(kinds[1].rss.median() <= 40, "idle RSS at most 40 MiB, embedded", "%.1f MiB", kinds[1].rss.median())
-	r.note("Medians [lowest–highest]; starts after the first, journal and streams exist. External server: %s.", busName(ctx))
+	r.note("Medians [lowest–highest]; starts after the first, journal and streams exist. External server: %s.", e.busName(ctx))
 	return r
 }
