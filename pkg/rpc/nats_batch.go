@@ -216,7 +216,9 @@ func (c *natsConn) storeBatch(ctx context.Context, batch []outgoing) (stored int
 				return stored, nil
 			}
 		case <-bounded.Done():
-			c.batches.learn(batch[0].stream, false)
+			if epoch.Err() == nil { // else another connection is asked anew
+				c.batches.learn(batch[0].stream, false)
+			}
 			return 0, c.publishFault(ctx, epoch, bounded.Err(), batch[0].Subject)
 		}
 	}
