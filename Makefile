@@ -52,6 +52,7 @@ demo: build ## two hosts, one instance, a live migration and a reboot (DRIVER=fa
 
 test: cc ## unit, contract and e2e tests with the race detector, up to FRESH seeds of the simulation, then the lab when it can run (LAB=required: it must)
 	$(GOTEST) $(PACKAGES)
+	go -C test/bench test ./...
 	go test -count=1 -v -timeout 15m -run '^Test(Simulation|RestartTable)$$' ./test/sim -seeds $(FRESH) -limit 70s -floor 200
 	@LAB='$(LAB)' TESTFLAGS='$(TESTFLAGS)' tools/lab.sh
 
@@ -99,8 +100,9 @@ fmt: $(LINTER) ## format the code (gofumpt, imports in three groups)
 fmt-check: $(LINTER) ## fail when `make fmt` would change something
 	@out=$$($(LINTER) fmt --diff ./... 2>&1) || { printf '%s\n' "$$out"; echo 'do: make fmt'; exit 1; }
 
-vet: ## go vet
+vet: ## go vet, of the benches too
 	go vet ./...
+	go -C test/bench vet ./...
 
 tidy: ## check that go.mod and go.sum of every module say what the code needs
 	@find . -name go.mod -not -path './.cache/*' -not -path '*/testdata/*' -printf '%h\n' | sort | while read -r dir; do \

@@ -221,7 +221,7 @@ func (s *stage) pinged(ctx context.Context, to int, move func(context.Context, i
 		return moved{}, err
 	}
 	if err := lab.WaitPing(ctx, s.address, 10*time.Second); err != nil {
-		return moved{}, err
+		return moved{}, s.silent(ctx, to, err)
 	}
 	sleep(ctx, 300*time.Millisecond)
 	stop()
@@ -243,6 +243,24 @@ func (s *stage) pinged(ctx context.Context, to int, move func(context.Context, i
 	}
 	err = s.statistics(ctx, to, &m)
 	return m, err
+}
+
+// silent says what both hypervisors know of a guest that does not answer.
+func (s *stage) silent(ctx context.Context, to int, err error) error {
+	mover := "the agents"
+	if s.agents[to].PID() == 0 {
+		mover = "virsh"
+	}
+	err = fmt.Errorf("moved to %s by %s: %w", s.Host(to+1).Name, mover, err)
+	for i := range s.agents {
+		for _, ask := range [][]string{{"domstate", "--reason", s.spec.UUID}, {"domjobinfo", "--completed", s.spec.UUID}, {"qemu-monitor-command", "--hmp", s.spec.UUID, "info registers"}} {
+			out, _ := s.Host(i+1).Virsh(ctx, ask...)
+			err = fmt.Errorf("%w\n%s, %s: %s", err, s.Host(i+1).Name, ask[0], out)
+		}
+		out, _ := s.Host(i+1).Command(ctx, "bridge", "fdb").CombinedOutput()
+		err = fmt.Errorf("%w\n%s, bridge fdb: %s", err, s.Host(i+1).Name, out)
+	}
+	return err
 }
 
 // statistics asks the destination's libvirt what was measured there.
@@ -310,8 +328,10 @@ func labReport(by [2][]moved, exec time.Duration, ready, size samples) report {
 	wa, wv := add("cast → succeeded; virsh: exec → exit", func(m moved) float64 { return m.whole })
 	r.row("agent on the libvirt driver: exec → READY", ready.spread("%.0f"))
 	r.row("agent after its migrations: RSS, MiB", size.spread("%.1f"))
-	r.want(pa.median() <= 1.1*pv.median(), "start of perform → job-completed at most 1.10 × virsh", "%.2f", pa.median()/pv.median())
-	r.want(oa.median() <= ov.median(), "outage no worse than virsh's", "%.0f ms against %.0f ms", oa.median(), ov.median())
+	more := oa.less(ov)
+	low, high := more.interval()
+	r.want(pa.median() <= 1.05*pv.median(), "start of perform → job-completed at most 1.05 × virsh", "%.2f", pa.median()/pv.median())
+	r.want(low <= 0, "outage no worse than virsh's: the 95 % interval of the difference, pair by pair, reaches 0", "%.0f ms more [%.0f to %.0f]", more.median(), low, high)
 	r.want(oa.median() <= da.median()+30, "outage at most QEMU's downtime + 30 ms", "%.0f ms against %.0f ms", oa.median(), da.median())
 	r.want(wa.median()-wv.median() <= 300, "cast → succeeded at most 300 ms more than virsh", "%.0f ms more", wa.median()-wv.median())
 	r.note("%d migrations by the agents, %d by virsh, of the same guest, in turns of two (there and back). virsh's start of perform is its exec plus %s, what a virsh takes that only asks for the state.",

@@ -110,6 +110,27 @@ func (s samples) spread(format string) string {
 	return fmt.Sprintf("%s [%s–%s]", f(s.median()), f(s.min()), f(s.max()))
 }
 
+// interval holds the median of what was sampled with at least 95 %, whatever its
+// distribution: so many of n samples lie below a median as heads in n tosses of a coin.
+func (s samples) interval() (low, high float64) {
+	sorted := slices.Sorted(slices.Values(s))
+	k, below, ways := 0, 0.0, math.Pow(0.5, float64(len(s))) // ways: the chance of exactly k
+	for below+ways <= 0.025 {
+		below += ways
+		ways *= float64(len(s)-k) / float64(k+1)
+		k++
+	}
+	return sorted[max(k-1, 0)], sorted[min(len(s)-k, len(s)-1)]
+}
+
+// less is what is left of a when b is taken away, round by round.
+func (s samples) less(b samples) (d samples) {
+	for i := range min(len(s), len(b)) {
+		d = append(d, s[i]-b[i])
+	}
+	return d
+}
+
 // ratio is the median of the ratios of each round, so that what slows a whole
 // round down slows both.
 func ratio(a, b samples) float64 {
