@@ -70,10 +70,8 @@ func (c *natsConn) storeEach(ctx context.Context, messages []outgoing) (stored i
 	if err := c.usable("publish"); err != nil {
 		return 0, err
 	}
-	bounded, cancel := c.bounded(ctx)
-	defer cancel()
-	_, epoch := c.state()
-	defer context.AfterFunc(epoch, cancel)()
+	bounded, epoch, done := c.publishing(ctx)
+	defer done()
 	futures := make([]jetstream.PubAckFuture, 0, len(messages))
 	var failed error // of the first one that could not be sent
 	for _, m := range messages {
@@ -192,10 +190,8 @@ func (c *natsConn) storeBatch(ctx context.Context, batch []outgoing) (stored int
 	if err := c.usable("publish"); err != nil {
 		return 0, err
 	}
-	bounded, cancel := c.bounded(ctx)
-	defer cancel()
-	_, epoch := c.state()
-	defer context.AfterFunc(epoch, cancel)()
+	bounded, epoch, done := c.publishing(ctx)
+	defer done()
 	inbox := c.nc.NewInbox()
 	answers := make(chan *nats.Msg, 2*len(batch)+1) // a pace and an answer of each
 	sub, err := c.nc.ChanSubscribe(inbox+".>", answers)

@@ -28,15 +28,21 @@ func (c *natsConn) publish(ctx context.Context, m *nats.Msg) error {
 	if err := c.usable("publish"); err != nil {
 		return err
 	}
-	bounded, cancel := c.bounded(ctx)
-	defer cancel()
-	_, epoch := c.state()
-	defer context.AfterFunc(epoch, cancel)()
+	bounded, epoch, done := c.publishing(ctx)
+	defer done()
 	_, err := c.js.PublishMsg(bounded, m)
 	if err == nil {
 		return nil
 	}
 	return c.publishFault(ctx, epoch, err, m.Subject)
+}
+
+// publishing bounds the wait for a confirmation, which also ends with the connection's epoch.
+func (c *natsConn) publishing(ctx context.Context) (bounded, epoch context.Context, done func()) {
+	bounded, cancel := c.bounded(ctx)
+	_, epoch = c.state()
+	lost := context.AfterFunc(epoch, cancel)
+	return bounded, epoch, func() { lost(); cancel() }
 }
 
 // publishFault tells why a message may not be stored.
